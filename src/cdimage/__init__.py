@@ -1,0 +1,87 @@
+"""Prepared images on containerd: pull, verify, put a pause program on top, register.
+
+::
+
+    async with cdimage.connect() as client:
+        store = cdimage.Store(client)
+        await store.pull_image("debian:12", "sha256:…")
+
+What speaks gRPC is loaded when it is first used, so that importing cdimage costs little.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from cdimage.descriptor import Descriptor, Digest, Platform
+from cdimage.errors import (
+    BackendError,
+    CdimageError,
+    DigestMismatchError,
+    InvalidImageError,
+    InvalidPauseProgramError,
+    InvalidReferenceError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnavailableError,
+    UnsupportedPlatformError,
+)
+from cdimage.pause import PauseBinaries
+from cdimage.reference import Reference, prepared_image_name
+from cdimage.store import ImageStore, Progress, ProgressCallback, Source, State
+
+if TYPE_CHECKING:
+    from cdimage.containerd.client import TLS, Client, connect
+    from cdimage.containerd.records import PreparedImage
+    from cdimage.containerd.store import Store
+    from cdimage.registry import Registry
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "TLS",
+    "BackendError",
+    "CdimageError",
+    "Client",
+    "Descriptor",
+    "Digest",
+    "DigestMismatchError",
+    "ImageStore",
+    "InvalidImageError",
+    "InvalidPauseProgramError",
+    "InvalidReferenceError",
+    "NotFoundError",
+    "PauseBinaries",
+    "PermissionDeniedError",
+    "Platform",
+    "PreparedImage",
+    "Progress",
+    "ProgressCallback",
+    "Reference",
+    "Registry",
+    "Source",
+    "State",
+    "Store",
+    "UnavailableError",
+    "UnsupportedPlatformError",
+    "connect",
+    "prepared_image_name",
+]
+
+_LAZY = {
+    "TLS": "cdimage.containerd.client",
+    "Client": "cdimage.containerd.client",
+    "PreparedImage": "cdimage.containerd.records",
+    "Registry": "cdimage.registry",
+    "Store": "cdimage.containerd.store",
+    "connect": "cdimage.containerd.client",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value

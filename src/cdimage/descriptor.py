@@ -1,0 +1,251 @@
+"""Digests, platforms, media types and descriptors: the nouns of the image specification.
+
+Specification: image-spec v1.1.0, ``descriptor.md`` and ``media-types.md``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+from cdimage.errors import InvalidImageError, InvalidReferenceError
+
+_DIGEST_HEX: Final = {"sha256": re.compile(r"[a-f0-9]{64}"), "sha512": re.compile(r"[a-f0-9]{128}")}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Digest:
+    """The name of a blob: an algorithm and the hash of the bytes as they are stored.
+
+    Only sha256 and sha512 in lower case exist, so equal digests are equal strings.
+    """
+
+    algorithm: str
+    hex: str
+
+    @classmethod
+    def parse(cls, text: str) -> Digest:
+        """Read ``algorithm:hex``; without an algorithm it is sha256.
+
+        Raises:
+            InvalidReferenceError: It is not a digest that cdimage can check.
+        """
+        algorithm, separator, value = text.rpartition(":")
+        if not separator:
+            algorithm = "sha256"
+        pattern = _DIGEST_HEX.get(algorithm)
+        if pattern is None:
+            raise InvalidReferenceError(
+                f"{text!r} is not a digest: the algorithm must be sha256 or sha512"
+            )
+        if not pattern.fullmatch(value):
+            raise InvalidReferenceError(
+                f"{text!r} is not a digest: {algorithm} has "
+                f"{hashlib.new(algorithm).digest_size * 2} hexadecimal digits in lower case"
+            )
+        return cls(algorithm, value)
+
+    @classmethod
+    def of(cls, data: bytes, algorithm: str = "sha256") -> Digest:
+        """The digest of these bytes."""
+        return cls(algorithm, hashlib.new(algorithm, data).hexdigest())
+
+    def matches(self, data: bytes) -> bool:
+        """Whether the bytes have this digest."""
+        return Digest.of(data, self.algorithm) == self
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.hex}"
+
+
+# Normal forms of github.com/containerd/platforms v1.0.0, database.go.
+_OS: Final = {"macos": "darwin"}
+_ARCHITECTURE: Final = {
+    "i386": ("386", ""),
+    "x86_64": ("amd64", ""),
+    "x86-64": ("amd64", ""),
+    "aarch64": ("arm64", ""),
+    "armhf": ("arm", "v7"),
+    "armel": ("arm", "v6"),
+}
+_VARIANT: Final = {
+    ("386", "*"): "",
+    ("amd64", "v1"): "",
+    ("arm64", "8"): "",
+    ("arm64", "v8"): "",
+    ("arm64", "v8.0"): "",
+    ("arm", ""): "v7",
+    ("arm", "5"): "v5",
+    ("arm", "6"): "v6",
+    ("arm", "7"): "v7",
+    ("arm", "8"): "v8",
+}
+_PLATFORM_PART: Final = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Platform:
+    """An operating system and a processor, in normal form (``aarch64`` is ``arm64``).
+
+    Matching is strict: no 32-bit fallbacks, because a pause program exists per architecture.
+    """
+
+    os: str
+    architecture: str
+    variant: str = ""
+    os_version: str = field(default="")
+    os_features: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        system, machine, variant = (
+            part.lower() for part in (self.os, self.architecture, self.variant)
+        )
+        machine, implied = _ARCHITECTURE.get(machine, (machine, ""))
+        variant = variant or implied
+        variant = _VARIANT.get((machine, "*"), _VARIANT.get((machine, variant), variant))
+        object.__setattr__(self, "os", _OS.get(system, system))
+        object.__setattr__(self, "architecture", machine)
+        object.__setattr__(self, "variant", variant)
+
+    @classmethod
+    def parse(cls, text: str) -> Platform:
+        """Read ``os/architecture[/variant]``, as ``linux/arm64/v8``.
+
+        Raises:
+            InvalidReferenceError: It is not of that form.
+        """
+        parts = text.split("/")
+        if len(parts) not in {2, 3} or not all(map(_PLATFORM_PART.fullmatch, parts)):
+            raise InvalidReferenceError(
+                f"{text!r} is not a platform: write os/architecture, as linux/amd64"
+            )
+        return cls(parts[0], parts[1], "".join(parts[2:]))
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Platform:
+        """Read the platform of an index entry, or of a config, which has the same keys."""
+        return cls(
+            os=text_field(value, "os"),
+            architecture=text_field(value, "architecture"),
+            variant=text_field(value, "variant"),
+            os_version=text_field(value, "os.version"),
+            os_features=tuple(text_list(value, "os.features")),
+        )
+
+    def satisfies(self, wanted: Platform) -> bool:
+        """Whether an image of this platform is what somebody who asks for ``wanted`` means.
+
+        The system and the architecture must be equal; variant, version and features
+        only where the wish names them.
+        """
+        return (
+            (self.os, self.architecture) == (wanted.os, wanted.architecture)
+            and self.variant == wanted.variant
+            and wanted.os_version in {"", self.os_version}
+            and set(wanted.os_features) <= set(self.os_features)
+        )
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+
+
+class MediaType:
+    """Media types of the two families, and what can be asked of one.
+
+    Sources: image-spec v1.1.0 ``media-types.md``; distribution v2.8 ``manifest-v2-2.md``.
+    """
+
+    OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
+    OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
+    OCI_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
+    OCI_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
+    DOCKER_INDEX: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
+    DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
+    DOCKER_CONFIG: Final = "application/vnd.docker.container.image.v1+json"
+    DOCKER_LAYER: Final = "application/vnd.docker.image.rootfs.diff.tar"
+
+    INDEXES: Final = frozenset({OCI_INDEX, DOCKER_INDEX})
+    MANIFESTS: Final = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
+    CONFIGS: Final = frozenset({OCI_CONFIG, DOCKER_CONFIG})
+
+    _LAYER: Final = re.compile(
+        r"application/vnd\.(oci\.image\.layer\.(v1|nondistributable\.v1)\.tar(\+(gzip|zstd))?"
+        r"|docker\.image\.rootfs\.(foreign\.)?diff\.tar(\.(gzip|zstd))?)"
+    )
+
+    @classmethod
+    def is_layer(cls, media_type: str) -> bool:
+        """Whether it names a file-system layer that containerd can unpack."""
+        return cls._LAYER.fullmatch(media_type) is not None
+
+    @staticmethod
+    def is_foreign(media_type: str) -> bool:
+        """Whether it names a layer that its registry does not hold (fetched from ``urls``)."""
+        return ".nondistributable." in media_type or ".foreign." in media_type
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """What is needed to fetch a blob and to know that it is the right one.
+
+    Attributes:
+        media_type: As the referrer states it; parameters removed.
+        digest: Of the bytes as stored.
+        size: In bytes.
+        platform: Of a manifest inside an index, where stated.
+        urls: Where a foreign layer can be had.
+        annotations: Read-only.
+        data: The bytes themselves, where the referrer embeds them (already checked).
+    """
+
+    media_type: str
+    digest: Digest
+    size: int
+    platform: Platform | None = None
+    urls: tuple[str, ...] = ()
+    annotations: Mapping[str, str] = field(
+        default_factory=lambda: MappingProxyType({}), hash=False, compare=False
+    )
+    data: bytes | None = field(default=None, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, media_type: str, data: bytes) -> Descriptor:
+        """The descriptor of these bytes."""
+        return cls(media_type, Digest.of(data), len(data))
+
+
+def text_field(value: Mapping[str, Any], key: str) -> str:
+    """A string that may be absent or null ("" then).
+
+    Raises:
+        InvalidImageError: It is something else.
+    """
+    found = value.get(key)
+    if found is None:
+        return ""
+    if not isinstance(found, str):
+        raise InvalidImageError(f"{key!r} must be a string, and is {_kind(found)}")
+    return found
+
+
+def text_list(value: Mapping[str, Any], key: str) -> list[str]:
+    """A list of strings that may be absent or null ([] then).
+
+    Raises:
+        InvalidImageError: It is something else.
+    """
+    found = value.get(key)
+    if found is None:
+        return []
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise InvalidImageError(f"{key!r} must be a list of strings, and is {_kind(found)}")
+    return found
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean"}
+    return names.get(type(value), "a number")

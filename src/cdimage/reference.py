@@ -1,0 +1,115 @@
+"""Image references: ``[registry/]repository[:tag][@digest]``.
+
+The grammar is that of github.com/distribution/reference v0.6.0 (``reference.go``), with the
+short forms that people type: ``debian`` is ``docker.io/library/debian``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Final
+
+from cdimage.descriptor import Digest
+from cdimage.errors import InvalidReferenceError
+
+_COMPONENT: Final = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
+_PATH: Final = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_LABEL: Final = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_HOST: Final = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]{{1,5}})?")
+_TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_NAME_LIMIT: Final = 255
+
+DEFAULT_REGISTRY: Final = "docker.io"
+PREPARED_REPOSITORY: Final = "prepared.hpcc.local/img"
+
+
+def prepared_image_name(user_digest: str) -> str:
+    """The name of the image record of a prepared image, worked out from the user's digest alone.
+
+    Args:
+        user_digest: ``sha256:<hex>`` or ``sha512:<hex>``; without an algorithm it is sha256.
+
+    Raises:
+        InvalidReferenceError: It is not a digest.
+    """
+    return f"{PREPARED_REPOSITORY}:{Digest.parse(user_digest).hex}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A parsed image reference. With a tag and a digest, the digest is what counts.
+
+    Attributes:
+        registry: Host and optional port, as ``docker.io`` or ``localhost:5000``.
+        repository: The path on that host, as ``library/debian``.
+        tag: Or None.
+        digest: Or None.
+    """
+
+    registry: str
+    repository: str
+    tag: str | None = None
+    digest: Digest | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Reference:
+        """Read a reference.
+
+        Raises:
+            InvalidReferenceError: It is not one; the message says which part is wrong.
+        """
+        name, at, digest = text.partition("@")
+        head, colon, tag = name.rpartition(":")
+        if not colon or "/" in tag:
+            head, tag = name, ""
+        if colon and not tag and "/" not in name.rpartition(":")[2]:
+            raise _invalid(text, "the tag after ':' is empty")
+        if tag and not _TAG.fullmatch(tag):
+            raise _invalid(text, f"{tag!r} is not a tag")
+        registry, repository = _split(head)
+        if not _HOST.fullmatch(registry):
+            raise _invalid(text, f"{registry!r} is not a registry's host")
+        if not _PATH.fullmatch(repository):
+            raise _invalid(text, _why_not_a_path(repository))
+        if len(registry) + 1 + len(repository) > _NAME_LIMIT:
+            raise _invalid(text, f"the name is longer than {_NAME_LIMIT} characters")
+        return cls(registry, repository, tag or None, Digest.parse(digest) if at else None)
+
+    @property
+    def name(self) -> str:
+        """Registry and repository, without tag or digest."""
+        return f"{self.registry}/{self.repository}"
+
+    def at(self, digest: Digest) -> Reference:
+        """The same image, named by a digest alone."""
+        return replace(self, tag=None, digest=digest)
+
+    def __str__(self) -> str:
+        tag = f":{self.tag}" if self.tag else ""
+        digest = f"@{self.digest}" if self.digest else ""
+        return f"{self.name}{tag}{digest}"
+
+
+def _split(name: str) -> tuple[str, str]:
+    first, slash, rest = name.partition("/")
+    if not slash or not (set(first) & set(".:[") or first == "localhost" or first != first.lower()):
+        first, rest = DEFAULT_REGISTRY, name
+    if first == f"index.{DEFAULT_REGISTRY}":
+        first = DEFAULT_REGISTRY
+    if first == DEFAULT_REGISTRY and "/" not in rest:
+        rest = f"library/{rest}"
+    return first, rest
+
+
+def _why_not_a_path(repository: str) -> str:
+    if repository.removeprefix("library/") == "":
+        return "the repository is empty"
+    if repository != repository.lower():
+        return "a repository is written in lower case"
+    return f"{repository!r} is not a repository"
+
+
+def _invalid(text: str, why: str) -> InvalidReferenceError:
+    shown = text if len(text) <= _NAME_LIMIT else text[:_NAME_LIMIT] + "…"
+    return InvalidReferenceError(f"{shown!r} is not an image reference: {why}")
