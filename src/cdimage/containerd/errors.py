@@ -1,0 +1,81 @@
+"""One table from gRPC's status codes to our errors; no gRPC exception passes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import grpc
+
+from cdimage.errors import (
+    BackendError,
+    CdimageError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnavailableError,
+)
+
+
+class AlreadyExistsError(BackendError):
+    """The daemon has it already. Never leaves this package."""
+
+
+class FailedPreconditionError(BackendError):
+    """The daemon refused, because of the state that something is in."""
+
+
+class LockedError(UnavailableError):
+    """Another client is writing the same blob. Never leaves this package."""
+
+
+_ERRORS: Final[dict[grpc.StatusCode, type[CdimageError]]] = {
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExistsError,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPreconditionError,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
+    grpc.StatusCode.UNAUTHENTICATED: PermissionDeniedError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: UnavailableError,
+    grpc.StatusCode.ABORTED: UnavailableError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: UnavailableError,
+    grpc.StatusCode.CANCELLED: UnavailableError,
+}
+
+
+@contextmanager
+def translated(action: str, address: str) -> Iterator[None]:
+    """Turn what gRPC raises inside into ours.
+
+    Args:
+        action: What was tried, to follow "could not", as "list the images".
+        address: The daemon's, for the message.
+    """
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        raise _translate(error, action, address) from None
+    except grpc.aio.UsageError as error:
+        raise BackendError(f"containerd could not {action}: {error}") from None
+
+
+def _translate(error: grpc.aio.AioRpcError, action: str, address: str) -> CdimageError:
+    details = (error.details() or error.code().name).strip()
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        if "locked" in details:
+            return LockedError(f"containerd could not {action}: {details}")
+        if "connect" in details or "ocket" in details:
+            return _not_connected(details, address)
+    return _ERRORS.get(error.code(), BackendError)(f"containerd could not {action}: {details}")
+
+
+def _not_connected(details: str, address: str) -> CdimageError:
+    if "Permission denied" in details:
+        return PermissionDeniedError(
+            f"the socket of containerd at {address} may not be opened by this user: "
+            "run as root, or as a member of the socket's group"
+        )
+    return UnavailableError(
+        f"no containerd answers at {address}: start it, or name another with --address "
+        "or CONTAINERD_ADDRESS"
+    )
