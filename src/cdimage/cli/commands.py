@@ -1,0 +1,138 @@
+"""What the commands do: each makes one call and prints one result."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import click
+
+from cdimage.cli.output import as_json, show_fields, show_json, show_table
+from cdimage.cli.progress import showing_progress
+from cdimage.cli.settings import Settings
+from cdimage.containerd.client import Client
+from cdimage.containerd.records import PreparedImage
+from cdimage.containerd.store import Store
+from cdimage.descriptor import Digest, Platform
+from cdimage.errors import InvalidReferenceError
+from cdimage.pause import PauseBinaries
+from cdimage.reference import Reference
+from cdimage.registry import Registry
+
+
+async def pull(
+    settings: Settings,
+    reference: str,
+    digest: str | None,
+    platform: str | None,
+    plain_http: bool,
+    pause: str | None,
+    quiet: bool,
+) -> None:
+    """Pull and prepare an image."""
+    parsed = Reference.parse(reference)
+    wanted = Platform.parse(platform) if platform else None
+    programs = _pause_programs(pause, wanted)
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(settings.connect())
+        insecure = {parsed.registry} if plain_http else set()
+        registry = await stack.enter_async_context(Registry(insecure=insecure))
+        store = Store(
+            client,
+            snapshotter=settings.snapshotter,
+            open_source=registry.open,
+            pause=programs,
+        )
+        if digest is None:
+            digest = await store.resolve_image(reference)
+            if parsed.digest is None:
+                click.echo(f"{parsed} is {digest}", err=True)
+        with showing_progress(quiet=quiet) as progress:
+            await store.pull_image(reference, digest, platform=wanted, progress=progress)
+        image = await store.get_image(digest)
+    if settings.is_json:
+        show_json(as_json(image))
+    else:
+        show_fields([("prepared", image.name), ("user digest", str(image.user_digest))])
+
+
+async def ls(settings: Settings) -> None:
+    """List the prepared images."""
+    async with settings.connect() as client:
+        images = await _store(settings, client).list_images()
+    if settings.is_json:
+        show_json([as_json(image) for image in images])
+    else:
+        header = ("USER DIGEST", "PLATFORM", "SNAPSHOTTERS", "PREPARED")
+        show_table(header, [_row(image) for image in images])
+
+
+async def inspect(settings: Settings, digest: str) -> None:
+    """Show a prepared image and what its base would have run."""
+    async with settings.connect() as client:
+        store = _store(settings, client)
+        image = await store.get_image(_digest(digest))
+        original = await store.get_original(str(image.user_digest))
+    value = as_json(image)
+    value["original"] = original and {
+        "base": str(original.base),
+        "entrypoint": original.entrypoint,
+        "cmd": original.cmd,
+        "user": original.user,
+        "stop_signal": original.stop_signal,
+    }
+    if settings.is_json:
+        show_json(value)
+        return
+    fields = [
+        ("user digest", str(image.user_digest)),
+        ("name", image.name),
+        ("platform", str(image.platform)),
+        ("prepared", _when(image)),
+        *((f"snapshot in {sn}", chain_id) for sn, chain_id in image.snapshots.items()),
+        *((f"original {key}", str(item)) for key, item in (value["original"] or {}).items()),
+    ]
+    show_fields(fields)
+
+
+async def untag(settings: Settings, digests: tuple[str, ...]) -> None:
+    """Drop prepared images."""
+    parsed = [_digest(digest) for digest in digests]
+    async with settings.connect() as client:
+        store = _store(settings, client)
+        for digest in parsed:
+            await store.untag_image(digest)
+    if settings.is_json:
+        show_json({"untagged": parsed})
+    else:
+        for digest in parsed:
+            click.echo(f"untagged {digest}")
+
+
+def _store(settings: Settings, client: Client) -> Store:
+    return Store(client, snapshotter=settings.snapshotter)
+
+
+def _digest(text: str) -> str:
+    """A digest, with or without its algorithm, or at the end of a reference."""
+    return str(Digest.parse(text.rpartition("@")[2]))
+
+
+def _pause_programs(path: str | None, platform: Platform | None) -> PauseBinaries:
+    bundled = PauseBinaries.bundled()
+    if path is None:
+        return bundled
+    if platform is None:
+        raise InvalidReferenceError("--pause needs --platform, which says what the program is for")
+    if not Path(path).is_file():
+        raise InvalidReferenceError(f"the pause program {path} is not there")
+    return PauseBinaries(**{f"{platform.os}_{platform.architecture}": path})
+
+
+def _row(image: PreparedImage) -> tuple[str, str, str, str]:
+    snapshotters = ",".join(sorted(image.snapshots)) or "-"
+    return (str(image.user_digest), str(image.platform), snapshotters, _when(image))
+
+
+def _when(image: PreparedImage) -> str:
+    return f"{image.updated_at:%Y-%m-%d %H:%M:%S} UTC" if image.updated_at else "-"

@@ -1,0 +1,205 @@
+"""The entry point and the commands' options; what a command does is loaded when it runs."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import click
+from click.shell_completion import get_completion_class
+
+import cdimage
+from cdimage.cli.settings import OutputFormat, Settings
+from cdimage.errors import CdimageError
+
+INTERRUPTED = 130
+FAILED = 1
+
+Command = Callable[..., Coroutine[Any, Any, None]]
+
+_EPILOG = """\
+Exit codes: 0 done; 1 failed on this machine; 2 wrong usage, reference or pause program; 3 digest
+mismatch; 4 invalid image; 5 unsupported platform; 6 not found; 7 permission denied; 8 unavailable,
+try again; 9 the daemon or the registry failed; 130 interrupted.
+"""
+
+_CONNECTION = (
+    click.option(
+        "--address",
+        envvar="CONTAINERD_ADDRESS",
+        metavar="ADDRESS",
+        help="containerd's socket, or tcp://HOST:PORT. [env: CONTAINERD_ADDRESS; "
+        "default: /run/containerd/containerd.sock]",
+    ),
+    click.option(
+        "--namespace",
+        envvar="CONTAINERD_NAMESPACE",
+        metavar="NAME",
+        help="containerd's namespace. [env: CONTAINERD_NAMESPACE; default: default]",
+    ),
+    click.option(
+        "--snapshotter",
+        envvar="CONTAINERD_SNAPSHOTTER",
+        metavar="NAME",
+        help="What images are unpacked into. [env: CONTAINERD_SNAPSHOTTER; "
+        "default: the daemon's own]",
+    ),
+    click.option(
+        "--tls",
+        nargs=3,
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="CA CERT KEY",
+        help="PEM files for a containerd behind tcp://.",
+    ),
+)
+_FORMAT = click.option(
+    "--format",
+    "output",
+    type=click.Choice([form.value for form in OutputFormat]),
+    default=OutputFormat.TABLE.value,
+    show_default=True,
+    help="For people, or for programs.",
+)
+
+
+def _connected(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that say which containerd, and where results go."""
+
+    @functools.wraps(command)
+    def run(
+        address: str | None,
+        namespace: str | None,
+        snapshotter: str | None,
+        tls: tuple[str, str, str] | None,
+        output: str,
+        **arguments: Any,
+    ) -> Any:
+        settings = Settings(address, namespace, snapshotter, tls, OutputFormat(output))
+        return command(settings, **arguments)
+
+    for option in (*reversed(_CONNECTION), _FORMAT):
+        run = option(run)
+    return run
+
+
+@click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(cdimage.__version__, prog_name="cdimage")
+def cli() -> None:
+    """Prepare container images on containerd: any image, ready to be started once and exec'd into.
+
+    An image is pulled, its digest verified, a tiny static pause program put on top of it as the
+    entrypoint, and the result registered as prepared.hpcc.local/img:<digest>.
+    """
+
+
+@cli.command()
+@click.argument("reference", metavar="REF")
+@click.option("--digest", metavar="DIGEST", help="The digest that REF must have.")
+@click.option("--platform", metavar="OS/ARCH", help="As linux/arm64. [default: the daemon's own]")
+@click.option("--plain-http", is_flag=True, help="Speak HTTP, without TLS, to REF's registry.")
+@click.option("--pause", metavar="FILE", help="A pause program for the platform, not the bundled.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@_connected
+def pull(settings: Settings, **arguments: Any) -> Coroutine[Any, Any, None]:
+    """Pull and prepare an image.
+
+    REF is an image reference, as debian:12 or ghcr.io/org/app@sha256:… Without a digest, the
+    tag is resolved first, and the digest printed: it is the key of everything else.
+    """
+    from cdimage.cli import commands  # noqa: PLC0415 - loads gRPC
+
+    return commands.pull(settings, **arguments)
+
+
+@cli.command()
+@_connected
+def ls(settings: Settings) -> Coroutine[Any, Any, None]:
+    """List the prepared images, the newest first."""
+    from cdimage.cli import commands  # noqa: PLC0415 - loads gRPC
+
+    return commands.ls(settings)
+
+
+@cli.command()
+@click.argument("digest")
+@_connected
+def inspect(settings: Settings, digest: str) -> Coroutine[Any, Any, None]:
+    """Show a prepared image, and what its base would have run.
+
+    DIGEST is the user's digest, as `cdimage ls` shows it; sha256: may be left out.
+    """
+    from cdimage.cli import commands  # noqa: PLC0415 - loads gRPC
+
+    return commands.inspect(settings, digest)
+
+
+@cli.command()
+@click.argument("digests", metavar="DIGEST...", nargs=-1, required=True)
+@_connected
+def untag(settings: Settings, digests: tuple[str, ...]) -> Coroutine[Any, Any, None]:
+    """Drop prepared images, and wait until what only they held is gone from disk.
+
+    One that is not there is success.
+    """
+    from cdimage.cli import commands  # noqa: PLC0415 - loads gRPC
+
+    return commands.untag(settings, digests)
+
+
+@cli.command()
+@click.argument("digest")
+def name(digest: str) -> None:
+    """Print the image name under which DIGEST is prepared. Asks nobody."""
+    click.echo(cdimage.prepared_image_name(digest))
+
+
+@cli.command()
+@_connected
+def doctor(settings: Settings) -> Coroutine[Any, Any, None]:
+    """Check containerd and this machine: what is wrong, and what to do about it."""
+    from cdimage.cli import doctor as examination  # noqa: PLC0415 - loads gRPC
+
+    return examination.doctor(settings)
+
+
+@cli.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion script of a shell: eval "$(cdimage completion bash)"."""
+    found = get_completion_class(shell)
+    if found is None:
+        raise click.UsageError(f"there is no completion for {shell}")
+    click.echo(found(cli, {}, "cdimage", "_CDIMAGE_COMPLETE").source())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one an error
+    """Run the command line; returns the exit code, and never raises for a user's mistake."""
+    try:
+        work = cli.main(arguments, prog_name="cdimage", standalone_mode=False)
+        if asyncio.iscoroutine(work):
+            asyncio.run(work)
+        elif isinstance(work, int):
+            return work  # click's own: --help and --version
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort, asyncio.CancelledError):
+        return _say("interrupted; the next pull goes on from what arrived", INTERRUPTED)
+    except CdimageError as error:
+        return _say(str(error), error.exit_code)
+    except BrokenPipeError:
+        # The reader went away, as with `| head`; nothing is to be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        return _say(f"{error.filename or ''} {error.strerror or error}".strip(), FAILED)
+    return 0
+
+
+def _say(sentence: str, code: int) -> int:
+    click.echo(f"cdimage: {sentence}", err=True)
+    return code

@@ -1,0 +1,57 @@
+"""Results, on standard output: a table for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from cdimage.containerd.records import PreparedImage
+
+
+def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print columns, as wide as their widest cell."""
+    table = [header, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(header))]
+    for row in table:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+def show_fields(fields: Sequence[tuple[str, str]]) -> None:
+    """Print names and values, one a line."""
+    width = max(len(key) for key, _ in fields)
+    for key, value in fields:
+        click.echo(f"{key.ljust(width)}  {value}".rstrip())
+
+
+def show_json(value: object) -> None:
+    """Print a result for programs."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def as_json(image: PreparedImage) -> dict[str, Any]:
+    """A prepared image as programs see it."""
+    return {
+        "user_digest": str(image.user_digest),
+        "name": image.name,
+        "platform": str(image.platform),
+        "snapshots": dict(image.snapshots),
+        "manifest": {
+            "media_type": image.target.media_type,
+            "digest": str(image.target.digest),
+            "size": image.target.size,
+        },
+        "updated_at": image.updated_at.isoformat() if image.updated_at else None,
+    }
+
+
+def readable_size(size: float) -> str:
+    """A number of bytes for people, as ``12.3 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
