@@ -1,0 +1,66 @@
+"""Where the real programs are that the tests, the demo and the benchmarks start.
+
+`scripts/fetch_tools.py` unpacks Debian's packages into `.tools/<suite>`, so the programs
+there were never installed: whoever starts one passes `tool_env()`, which lets it find its libraries and friends.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SUITE = "bookworm"
+
+_PROGRAM_FOLDERS = ("usr/sbin", "usr/bin", "sbin", "bin")
+_LIBRARY_FOLDERS = ("usr/lib/{triplet}", "lib/{triplet}", "usr/lib", "lib")
+_SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/wine"
+
+
+class ToolMissingError(Exception):
+    """A real program is not on this machine; the message says what to run."""
+
+
+def tool(name: str, suite: str = SUITE) -> str:
+    """Return the absolute path of a program: the project's own copy, else the one on `PATH`.
+
+    Raises:
+        ToolMissingError: There is neither.
+    """
+    folders = [str(folder) for folder in _program_folders(suite)]
+    found = shutil.which(name, path=os.pathsep.join(folders)) if folders else None
+    found = found or shutil.which(name, path=_inherited_path())
+    if found is None:
+        raise ToolMissingError(
+            f"{name} is not on this machine: run `python3 scripts/fetch_tools.py --for test`"
+        )
+    return str(Path(found).absolute())
+
+
+def tool_env(suite: str = SUITE) -> dict[str, str]:
+    """Return this process's environment with what the unpacked programs need on top."""
+    env = dict(os.environ)
+    programs = [str(folder) for folder in _program_folders(suite)]
+    env["PATH"] = os.pathsep.join([*programs, _inherited_path()])
+    libraries = [str(folder) for folder in _library_folders(suite)]
+    if inherited := env.get("LD_LIBRARY_PATH"):
+        libraries.append(inherited)
+    if libraries:
+        env["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
+    return env
+
+
+def _inherited_path() -> str:
+    """`PATH`, and the folders of system programs that a user's `PATH` leaves out."""
+    return os.pathsep.join([os.environ.get("PATH", ""), _SYSTEM_PATH]).lstrip(os.pathsep)
+
+
+def _program_folders(suite: str) -> list[Path]:
+    folder = ROOT / ".tools" / suite
+    return [folder / name for name in _PROGRAM_FOLDERS if (folder / name).is_dir()]
+
+
+def _library_folders(suite: str) -> list[Path]:
+    folder = ROOT / ".tools" / suite
+    triplet = f"{os.uname().machine}-linux-gnu"
+    names = [name.format(triplet=triplet) for name in _LIBRARY_FOLDERS]
+    return [folder / name for name in names if (folder / name).is_dir()]
