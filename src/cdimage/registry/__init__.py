@@ -1,0 +1,6 @@
+"""Registries, as a source of images. The HTTP client is loaded when the first one is asked."""
+
+from cdimage.registry.client import Registry
+from cdimage.registry.repository import Repository
+
+__all__ = ["Registry", "Repository"]
