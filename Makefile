@@ -1,0 +1,39 @@
+# Every target is safe to repeat, and sets up what it needs.
+PYTHON := .venv/bin/python
+
+.PHONY: help setup run test check bench lock clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+
+setup:  ## make .venv with the locked requirements
+	@scripts/setup.sh
+
+run: setup  ## show the whole job on a containerd of its own; IMAGE=name@digest for another image
+	@python3 scripts/fetch_tools.py --for run
+	@$(PYTHON) -m scripts.demo $(IMAGE)
+
+test: setup  ## all checks and tests, on real daemons
+	@python3 scripts/fetch_tools.py --for test
+	@$(MAKE) --no-print-directory check
+	@$(PYTHON) -m pytest -q
+
+check: setup  ## formatting, lint, types, import rules, generated files
+	@$(PYTHON) -m ruff format --check -q .
+	@$(PYTHON) -m ruff check -q .
+	@$(PYTHON) -m mypy
+	@.venv/bin/lint-imports --no-cache | tail -n 2
+	@python3 scripts/generate_api.py --check
+	@python3 scripts/build_pause.py
+
+bench: setup  ## measure what preparing costs, against containerd's own client
+	@python3 scripts/fetch_tools.py --for test
+	@$(PYTHON) -m bench.prepare
+
+lock: setup  ## resolve the requirements again
+	@.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \
+	  --no-emit-index-url --no-emit-find-links --no-annotate --group test --group check \
+	  --upgrade pyproject.toml -o requirements.txt
+
+clean:  ## remove everything that was made here
+	rm -rf .venv .tools .images .hypothesis .*_cache
