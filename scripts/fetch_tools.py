@@ -25,10 +25,12 @@ from urllib.parse import unquote
 ROOT = Path(__file__).resolve().parent.parent
 
 RUN = ("containerd", "runc", "docker-registry", "busybox-static")
-TEST = (*RUN, "skopeo", "umoci", "debootstrap", "qemu-user-static", "zstd", "wine64")
+# Wine finds its libraries beside itself only, so they come along even where the system has them.
+WINE = ("wine64", "libwine", "libz-mingw-w64")
+TEST = (*RUN, "skopeo", "umoci", "debootstrap", "qemu-user-static", "zstd", *WINE)
 PURPOSES = {"run": RUN, "test": TEST}
 
-# Of what those depend on, only this is needed by somebody who starts the programs by hand: libraries,
+# Of what those depend on, only this is needed when the programs are started by hand: libraries,
 # and the program that debootstrap downloads with.
 DEPENDENCIES = re.compile(r"lib|wget$")
 
@@ -189,7 +191,8 @@ def _unpack(packages: Path, root: Path) -> None:
 def _finish_wine(root: Path) -> None:
     """Do what the package's own script does: Wine loads only libraries that bear its mark.
 
-    And start the server itself, not the wrapper that looks for it below `/usr`.
+    Start the server itself, not the wrapper that looks for it below `/usr`; and put both where
+    programs are looked for.
     """
     library = root / "usr/x86_64-w64-mingw32/lib/zlib1.dll"
     if not library.is_file():
@@ -201,6 +204,10 @@ def _finish_wine(root: Path) -> None:
     wrapper = root / "usr/lib/wine/wineserver"
     wrapper.unlink()
     wrapper.symlink_to("wineserver64")
+    programs = root / "usr/bin"
+    programs.mkdir(exist_ok=True)
+    for name in ("wine64", "wineserver"):
+        (programs / name).symlink_to(f"../lib/wine/{name}")
 
 
 def _merge(root: Path, folder: Path) -> None:

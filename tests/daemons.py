@@ -21,6 +21,7 @@ from typing import Self
 
 from tests.tools import tool, tool_env
 
+_RUNC_ROOT = "/run/containerd/runc"
 START_SECONDS = 30.0
 STOP_SECONDS = 20.0
 
@@ -171,14 +172,21 @@ class Containerd(Daemon):
         return True
 
     def _end_shims(self) -> None:
-        """Shims outlive their daemon; ours are those that were given our socket."""
+        """Shims and containers outlive their daemon; ours are those that were given our socket."""
         for entry in Path("/proc").glob("[0-9]*"):
             try:
-                arguments = (entry / "cmdline").read_bytes().split(b"\0")
+                arguments = (entry / "cmdline").read_bytes().decode().split("\0")
             except OSError:
                 continue
-            if self.address.encode() in arguments and b"shim" in arguments[0]:
-                os.kill(int(entry.name), signal.SIGKILL)
+            if self.address not in arguments or "shim" not in arguments[0]:
+                continue
+            os.kill(int(entry.name), signal.SIGKILL)
+            namespace = arguments[arguments.index("-namespace") + 1]
+            container = arguments[arguments.index("-id") + 1]
+            subprocess.run(
+                [tool("runc"), "--root", f"{_RUNC_ROOT}/{namespace}", "delete", "-f", container],
+                env=tool_env(), capture_output=True, check=True,
+            )  # fmt: skip
 
     def _unmount(self) -> None:
         prefix = f"{self.folder}/"
@@ -195,6 +203,13 @@ class Request:
     path: str
     status: int
     size: int
+
+
+def remove_cgroups(namespace: str) -> None:
+    """Remove the empty control groups that runc leaves for a containerd namespace."""
+    root = Path("/sys/fs/cgroup")
+    for group in (*root.glob(namespace), *root.glob(f"*/{namespace}")):
+        group.rmdir()
 
 
 class Registry(Daemon):

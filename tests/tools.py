@@ -1,7 +1,7 @@
-"""Where the real programs are that the tests, the demo and the benchmarks start.
+"""Where the real programs are that the tests, the demonstration and the benchmarks start.
 
-`scripts/fetch_tools.py` unpacks Debian's packages into `.tools/<suite>`, so the programs
-there were never installed: whoever starts one passes `tool_env()`, which lets it find its libraries and friends.
+`scripts/fetch_tools.py` unpacks Debian's packages into `.tools/<suite>`; nothing is installed, so
+whoever starts one passes `tool_env()`, which lets it find its libraries and friends.
 """
 
 import os

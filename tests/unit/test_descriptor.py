@@ -1,3 +1,5 @@
+from contextlib import suppress
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,10 +42,8 @@ def test_what_is_not_a_digest_is_refused(text: str) -> None:
 
 @given(st.text())
 def test_reading_a_digest_raises_nothing_but_ours(text: str) -> None:
-    try:
+    with suppress(InvalidReferenceError):
         assert str(Digest.parse(text)).endswith(text)
-    except InvalidReferenceError:
-        pass
 
 
 @given(st.binary(), st.sampled_from(["sha256", "sha512"]))

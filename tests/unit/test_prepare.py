@@ -1,15 +1,10 @@
+import base64
 import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from cdimage.descriptor import Digest, MediaType, Platform
-from cdimage.errors import InvalidImageError, UnsupportedPlatformError
-from cdimage.image import Config, Manifest
-from cdimage.pause import PauseProgram
-from cdimage.prepare import LAYER_LIMIT, RECORD, original, prepare, recipe
 from tests.documents import (
     PAUSE,
     config_json,
@@ -18,6 +13,12 @@ from tests.documents import (
     make_manifest,
     manifest_json,
 )
+
+from cdimage.descriptor import Digest, MediaType, Platform
+from cdimage.errors import InvalidImageError, UnsupportedPlatformError
+from cdimage.image import Config, Manifest
+from cdimage.pause import PauseProgram
+from cdimage.prepare import LAYER_LIMIT, RECORD, original, prepare, recipe
 
 PAUSE_PATH = "/.hpcc/pause"
 
@@ -114,8 +115,6 @@ def test_a_derived_image_is_nobodys_referrer() -> None:
 
 
 def test_embedded_data_is_refreshed() -> None:
-    import base64
-
     _, config = make_image()
     base = manifest_json(config)
     base["config"].update(data=base64.b64encode(config.data).decode(), annotations={"a": "b"})
@@ -195,12 +194,13 @@ def test_a_volume_must_not_hide_the_pause_program(volume: str) -> None:
 
 
 def test_a_pause_program_for_another_platform_is_refused() -> None:
-    with pytest.raises(UnsupportedPlatformError, match="linux/amd64.*linux/arm64"):
+    with pytest.raises(UnsupportedPlatformError, match=r"linux/amd64.*linux/arm64"):
         prepare(*make_image(), PauseProgram(Platform("linux", "arm64"), b"x"))
 
 
 def test_a_windows_image_starts_the_program_where_windows_finds_it() -> None:
-    manifest, config = make_image(os="windows", **{"os.version": "10.0.20348.1"})
+    changes: dict[str, Any] = {"os": "windows", "os.version": "10.0.20348.1"}
+    manifest, config = make_image(**changes)
     prepared = prepare(manifest, config, PauseProgram(Platform("windows", "amd64"), b"x"))
     assert prepared.config.execution["Entrypoint"] == ["C:\\.hpcc\\pause.exe"]
     assert prepared.config.json["os.version"] == "10.0.20348.1"

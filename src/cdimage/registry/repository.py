@@ -118,17 +118,15 @@ class Repository:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """GET with authentication; a token that is refused is replaced, once."""
         authorization = self._auth.header()
-        for attempt in range(3):
+        for attempt in range(2):
             sent = {**headers, "Authorization": authorization} if authorization else {**headers}
             async with self._registry.get(url, sent) as response:
-                if response.status != 401 or attempt == 2:
+                if response.status != 401 or attempt == 1:
                     await _check(response, what)
                     yield response
                     return
                 challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
                 refused = authorization
-            if refused is not None and attempt == 1:
-                raise error_of(401, what, "")
             authorization = await self._auth.answer(challenges, refused)
 
     @asynccontextmanager

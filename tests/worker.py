@@ -1,0 +1,31 @@
+"""A worker's process: pulls one image, for one caller or for several at once."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+
+import cdimage
+
+
+async def work(options: argparse.Namespace) -> None:
+    """Pull, as often as asked, at the same time."""
+    async with cdimage.connect(options.address, options.namespace) as client:
+        store = cdimage.Store(client, lease_seconds=options.lease_seconds)
+        async with asyncio.TaskGroup() as group:
+            for _ in range(options.callers):
+                group.create_task(store.pull_image(options.reference, options.digest))
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser()
+    for name in ("address", "namespace", "reference", "digest"):
+        parser.add_argument(name)
+    parser.add_argument("--callers", type=int, default=1)
+    parser.add_argument("--lease-seconds", type=float, default=3600)
+    asyncio.run(work(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
