@@ -1,0 +1,116 @@
+"""The whole job, shown: an image pulled, prepared, started, exec'd into, stopped and untagged.
+
+Everything runs on a containerd and a registry of the demonstration's own, which are gone when it
+ends. Run it with ``make run``, or ``make run IMAGE=name@digest`` for an image of yours.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import textwrap
+from contextlib import ExitStack
+from pathlib import Path
+
+from tests.daemons import Containerd, DaemonError, Registry, remove_cgroups
+from tests.images import Pusher, busybox_tar, image_of, layer_of
+from tests.node import Node
+from tests.tools import ToolMissingError
+
+import cdimage
+
+GREETING = "echo I am the entrypoint of a user, and I am done"
+JOB = ("/bin/sh", "-c", "echo 6 times 7 is $((6 * 7)), says process $$ of this container")
+SMALL_JOB = ("/.hpcc/pause", "-v")
+
+
+def say(text: str) -> None:
+    """A paragraph."""
+    print(f"\n{textwrap.fill(' '.join(text.split()), 96)}", flush=True)
+
+
+def show(*command: str, env: dict[str, str] | None = None) -> str:
+    """Run a command as a person would type it, and show what it says."""
+    print(f"  $ {' '.join(command)}", flush=True)
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=False)
+    print(textwrap.indent(done.stdout, "    "), end="", flush=True)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    return done.stdout
+
+
+def demonstrate(node: Node, image: str, job: tuple[str, ...]) -> None:
+    """One paragraph and one command a step."""
+    env = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "CONTAINERD_ADDRESS": node.address,
+        "CONTAINERD_NAMESPACE": node.namespace,
+    }
+    before = sum(node.files().values())
+    say("""1. Pull and prepare. cdimage compares the digest before a layer moves, puts a pause
+        program of 1 kB on top as the entrypoint, unpacks all of it, and registers it last.""")
+    show("cdimage", "pull", image, env=env)
+    say("2. It is listed by the digest that the user asked for: the key of everything.")
+    digest = show("cdimage", "ls", env=env).splitlines()[1].split()[0]
+    say("What the image would have run by itself is not lost:")
+    show("cdimage", "inspect", digest, env=env)
+    kept = sum(node.files().values()) - before
+    say("""3. A worker starts it once. Whatever the image's entrypoint was, PID 1 is the pause
+        program now; here containerd's own ctr starts it.""")
+    print(f"  $ ctr run --detach {cdimage.prepared_image_name(digest)} box", flush=True)
+    container = node.run(digest)
+    pid, program = container.first_process()
+    print(f"    PID {pid} of the container is {program.rstrip(bytes(1)).decode()}")
+    say("4. Jobs are exec'd into it, as many as there are, in milliseconds each.")
+    print(f"  $ ctr task exec --exec-id job box {' '.join(job)}", flush=True)
+    print(textwrap.indent(container.exec(*job), "    "), end="")
+    say("5. SIGTERM ends it at once, because the pause program listens; most images' would not.")
+    print(f"    it ended after {container.terminate() * 1000:.1f} ms")
+    container.remove()
+    say("6. Untag. cdimage waits for containerd's garbage collector, so the disk is free again.")
+    show("cdimage", "untag", digest, env=env)
+    left = sum(node.files().values()) - before
+    print(f"    {kept:,} bytes were on disk for it; {left:,} are left")
+
+
+def main() -> int:
+    """Start the daemons, demonstrate, and leave nothing."""
+    if os.geteuid() != 0:
+        print("demo: containerd and runc need root here: run it again with sudo", file=sys.stderr)
+        return 1
+    image = sys.argv[1] if len(sys.argv) > 1 else ""
+    try:
+        with ExitStack() as stack:
+            say("A containerd of our own is started; one that runs here already is not touched.")
+            node = Node(stack.enter_context(Containerd()), f"demo-{secrets.token_hex(4)}")
+            stack.callback(remove_cgroups, node.namespace)
+            stack.callback(node.clear)
+            print(f"    containerd {_version(node)} listens at {node.address}")
+            job = SMALL_JOB
+            if not image:
+                say("""So is a registry, with an image made of Debian's busybox. Its entrypoint
+                    exits at once: started as it is, there would be nothing to exec into.""")
+                registry = stack.enter_context(Registry())
+                base = image_of([layer_of(busybox_tar())], {"Entrypoint": GREETING.split()})
+                image, job = Pusher(registry.host).push(base, "demo/busybox").reference, JOB
+                print(f"    {image} has the entrypoint: {GREETING}")
+            demonstrate(node, image, job)
+    except KeyboardInterrupt:
+        return 130
+    except (DaemonError, ToolMissingError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    say("Nothing of it is left: the daemons are stopped, and their folders removed.")
+    return 0
+
+
+def _version(node: Node) -> str:
+    lines = node.ctr("version").partition("Server:")[2].splitlines()
+    return lines[1].split()[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
