@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from tests.cli.program import Said, cdimage
 from tests.daemons import Registry
 from tests.fake_registry import FakeRegistry
 from tests.images import Pushed, Pusher, busybox_tar, digest_of, image_of, layer_of, tar_of
 from tests.node import Node
-from tests.tools import ROOT
 
 WRONG = "sha256:" + "0" * 64
 # Root may open every socket, as long as it has this capability.
 WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
-
-
-@dataclass(frozen=True)
-class Said:
-    """What the program answered."""
-
-    code: int
-    out: str
-    error: str
-
-
-def cdimage(node: Node | None, *arguments: str, before: Sequence[str] = (), **env: str) -> Said:
-    """Run the program as a person would."""
-    where = {} if node is None else {
-        "CONTAINERD_ADDRESS": node.address, "CONTAINERD_NAMESPACE": node.namespace,
-    }  # fmt: skip
-    done = subprocess.run(
-        [*before, sys.executable, "-m", "cdimage", *arguments],
-        env={**os.environ, **where, **env}, capture_output=True, text=True, timeout=60,
-        cwd=ROOT, check=False,
-    )  # fmt: skip
-    return Said(done.returncode, done.stdout, done.stderr)
 
 
 def check_refused(said: Said, code: int, *words: str) -> None:
@@ -93,6 +67,7 @@ def test_a_wrong_digest_in_the_reference_is_said_as_well(node: Node, busybox: Pu
         (["pull", "127.0.0.1:1/app", "--digest", "sha256:abc"], 2, ["is not a digest"]),
         (["pull", "127.0.0.1:1/app", "--platform", "amd64"], 2, ["is not a platform"]),
         (["pull", "127.0.0.1:1/app", "--pause", "/x"], 2, ["--pause needs --platform"]),
+        (["pull", "a/b", "--platform", "linux/s390x", "--pause", "/bin/true"], 5, ["s390x"]),
         (["inspect", "latest"], 2, ["is not a digest"]),
         (["inspect", WRONG], 6, ["is not prepared here"]),
         (["untag", "latest"], 2, ["is not a digest"]),

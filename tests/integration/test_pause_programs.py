@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.tools import tool, tool_env
 
 from cdimage.pause import PauseBinaries
-from tests.tools import tool, tool_env
 
 VERSION = b"cdimage-pause 1"
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack
+from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -14,7 +15,7 @@ from cdimage.containerd.client import Client
 from cdimage.containerd.records import PreparedImage
 from cdimage.containerd.store import Store
 from cdimage.descriptor import Digest, Platform
-from cdimage.errors import InvalidReferenceError
+from cdimage.errors import InvalidReferenceError, UnsupportedPlatformError
 from cdimage.pause import PauseBinaries
 from cdimage.reference import Reference
 from cdimage.registry import Registry
@@ -126,7 +127,10 @@ def _pause_programs(path: str | None, platform: Platform | None) -> PauseBinarie
         raise InvalidReferenceError("--pause needs --platform, which says what the program is for")
     if not Path(path).is_file():
         raise InvalidReferenceError(f"the pause program {path} is not there")
-    return PauseBinaries(**{f"{platform.os}_{platform.architecture}": path})
+    key = f"{platform.os}_{platform.architecture}"
+    if key not in {field.name for field in fields(PauseBinaries)}:
+        raise UnsupportedPlatformError(f"images for {platform} cannot be prepared")
+    return PauseBinaries(**{key: path})
 
 
 def _row(image: PreparedImage) -> tuple[str, str, str, str]:

@@ -96,7 +96,7 @@ def cli() -> None:
     """
 
 
-@cli.command()
+@cli.command(short_help="Pull and prepare an image.")
 @click.argument("reference", metavar="REF")
 @click.option("--digest", metavar="DIGEST", help="The digest that REF must have.")
 @click.option("--platform", metavar="OS/ARCH", help="As linux/arm64. [default: the daemon's own]")
@@ -115,7 +115,7 @@ def pull(settings: Settings, **arguments: Any) -> Coroutine[Any, Any, None]:
     return commands.pull(settings, **arguments)
 
 
-@cli.command()
+@cli.command(short_help="List the prepared images.")
 @_connected
 def ls(settings: Settings) -> Coroutine[Any, Any, None]:
     """List the prepared images, the newest first."""
@@ -124,7 +124,7 @@ def ls(settings: Settings) -> Coroutine[Any, Any, None]:
     return commands.ls(settings)
 
 
-@cli.command()
+@cli.command(short_help="Show a prepared image.")
 @click.argument("digest")
 @_connected
 def inspect(settings: Settings, digest: str) -> Coroutine[Any, Any, None]:
@@ -137,7 +137,7 @@ def inspect(settings: Settings, digest: str) -> Coroutine[Any, Any, None]:
     return commands.inspect(settings, digest)
 
 
-@cli.command()
+@cli.command(short_help="Drop prepared images.")
 @click.argument("digests", metavar="DIGEST...", nargs=-1, required=True)
 @_connected
 def untag(settings: Settings, digests: tuple[str, ...]) -> Coroutine[Any, Any, None]:
@@ -150,14 +150,14 @@ def untag(settings: Settings, digests: tuple[str, ...]) -> Coroutine[Any, Any, N
     return commands.untag(settings, digests)
 
 
-@cli.command()
+@cli.command(short_help="Print the image name of a digest.")
 @click.argument("digest")
 def name(digest: str) -> None:
     """Print the image name under which DIGEST is prepared. Asks nobody."""
     click.echo(cdimage.prepared_image_name(digest))
 
 
-@cli.command()
+@cli.command(short_help="Say what is wrong here.")
 @_connected
 def doctor(settings: Settings) -> Coroutine[Any, Any, None]:
     """Check containerd and this machine: what is wrong, and what to do about it."""
@@ -166,7 +166,7 @@ def doctor(settings: Settings) -> Coroutine[Any, Any, None]:
     return examination.doctor(settings)
 
 
-@cli.command()
+@cli.command(short_help="Print a shell's completion script.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the completion script of a shell: eval "$(cdimage completion bash)"."""

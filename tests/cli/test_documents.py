@@ -1,0 +1,88 @@
+"""What the documents say is true: examples run, tables agree with the program."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from click.testing import CliRunner
+from tests.cli.program import cdimage, environment
+from tests.images import Pushed, Pusher, busybox_tar, image_of, layer_of
+from tests.node import Node
+from tests.tools import ROOT
+
+from cdimage import errors
+from cdimage.cli.main import INTERRUPTED, cli
+
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture
+def busybox(pusher: Pusher, new_repository: Callable[[], str]) -> Pushed:
+    return pusher.push(image_of([layer_of(busybox_tar())]), new_repository())
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_python_example_runs(node: Node, busybox: Pushed) -> None:
+    (example,) = blocks("python")
+    program = example.replace("debian:12", busybox.reference)
+    assert program != example
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(node), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    listed, name = done.stdout.splitlines()
+    assert listed == f"['{busybox.digest}']"
+    assert name == f"prepared.hpcc.local/img:{busybox.digest[7:]}"
+    assert node.is_empty()
+
+
+def test_the_shell_examples_run(node: Node, busybox: Pushed) -> None:
+    (example,) = blocks("console")
+    lines = [line.removeprefix("$ ").partition(" #")[0].strip() for line in example.splitlines()]
+    commands = [line.split() for line in lines if line.startswith("cdimage ")]
+    assert len(commands) == 6
+    for command in commands:
+        real = [
+            word.replace("ghcr.io/org/app:1.2", busybox.reference).replace(
+                "sha256:…", busybox.digest
+            )
+            for word in command[1:]
+        ]
+        assert cdimage(node, *real).code == 0, real
+    assert node.is_empty()
+
+
+def test_the_two_commands_are_targets_of_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert blocks("sh") == ["make run\n", "make test\n"]
+    assert re.search(r"^run:", makefile, re.MULTILINE)
+    assert re.search(r"^test:", makefile, re.MULTILINE)
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def exit_codes() -> set[int]:
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type)]
+    ours = [kind for kind in kinds if issubclass(kind, errors.CdimageError)]
+    return {0, INTERRUPTED, *(kind.exit_code for kind in ours)}
+
+
+def test_every_exit_code_is_documented() -> None:
+    table = {int(code) for code in re.findall(r"\| (\d+) \|", README)}
+    epilog = cli.epilog or ""
+    said = {int(code) for code in re.findall(r"(\d+) [a-z]", epilog)}
+    assert table == said == exit_codes()
+
+
+def test_every_command_explains_itself() -> None:
+    for name, command in cli.commands.items():
+        shown = CliRunner().invoke(cli, [name, "--help"])
+        assert shown.exit_code == 0
+        assert command.help
+        assert f"cdimage {name}" in README
