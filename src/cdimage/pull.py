@@ -7,7 +7,7 @@ streams.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -183,7 +183,7 @@ async def copy_blob(
     descriptor: Descriptor,
     *,
     limit: asyncio.Semaphore,
-    labels: dict[str, str],
+    labels: Mapping[str, str],
     progress: ProgressCallback,
 ) -> None:
     """Copy one blob; nothing moves when it is there already.

@@ -28,8 +28,8 @@ class Source(Protocol):
     async def resolve(self, reference: Reference) -> Descriptor:
         """Find the manifest or index that the reference names: by digest, else by tag.
 
-        The descriptor's digest and size were computed from bytes that arrived; fetching it
-        afterwards gives those bytes.
+        The descriptor's digest and size were computed from bytes that arrived, and its ``data``
+        is those bytes: reading it costs no second request.
 
         Raises:
             NotFoundError: There is no such image.

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cdimage.containerd.client import Client
-from cdimage.containerd.records import (
-    config_labels,
-    manifest_labels,
-    source_labels,
-    top_chain_id,
-)
+from cdimage.containerd.records import config_labels, manifest_labels, top_chain_id
 from cdimage.containerd.unpack import UNCOMPRESSED, Extraction, UnpackedLayer, Unpacker
 from cdimage.descriptor import Descriptor, Digest
 from cdimage.errors import NotFoundError
 from cdimage.image import chain_ids
 from cdimage.prepare import Prepared
 from cdimage.pull import ResolvedImage, copy_blob, one_error
-from cdimage.reference import Reference
 from cdimage.store import Progress, ProgressCallback, Source, State
+
+Arriving = dict[Digest, asyncio.Task[None]]
+"""The layers that are being copied."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,7 @@ class Ingest:
         image: The base.
         prepared: What is stored.
         snapshotter: Where it is unpacked; None leaves it packed.
+        progress: Told what happens to each layer.
     """
 
     client: Client
@@ -39,92 +38,98 @@ class Ingest:
     image: ResolvedImage
     prepared: Prepared
     snapshotter: str | None
+    progress: ProgressCallback
 
-    async def run(self, reference: Reference, concurrency: int, progress: ProgressCallback) -> None:
+    async def run(self, labels: Mapping[str, str], limit: asyncio.Semaphore) -> None:
         """Store everything but the record; layers are unpacked while others arrive.
 
         The prepared manifest is written first, because its labels hold whatever of the base
-        is here already: nothing that was found can be collected afterwards.
-        """
-        await self._write_documents()
-        base = self.image.manifest.layers
-        here = await self.client.content.present([layer.digest for layer in base])
-        for layer in base:
-            known = State.EXISTS if layer.digest in here else State.WAITING
-            offset = layer.size if layer.digest in here else 0
-            progress(Progress(layer, known, offset, layer.size))
-        missing = {layer.digest: layer for layer in base if layer.digest not in here}
-        labels = source_labels(reference.registry, reference.repository)
-        limit = asyncio.Semaphore(concurrency)
-        async with one_error() as group:
-            arriving = {
-                digest: group.create_task(
-                    copy_blob(
-                        self.source,
-                        self.client.content,
-                        layer,
-                        limit=limit,
-                        labels=labels,
-                        progress=progress,
-                    )
-                )
-                for digest, layer in missing.items()
-            }
-            if self.snapshotter is not None:
-                await self._unpack(Unpacker(self.client, self.snapshotter), arriving, progress)
+        is here already: nothing that is found after that can be collected.
 
-    async def _write_documents(self) -> None:
-        """Write what depends on nothing but the base's manifest and config."""
-        image, prepared, content = self.image, self.prepared, self.client.content
+        Args:
+            labels: Set on the layers that are fetched.
+            limit: How many of them at the same time.
+        """
+        prepared, content = self.prepared, self.client.content
+        config, manifest = prepared.config, prepared.manifest
         held = config_labels(top_chain_id(prepared), self.snapshotter)
-        kept = manifest_labels(image, prepared.manifest)
-        documents = {
-            document.digest: document for document in (*image.indexes, image.manifest, image.config)
-        }
+        kept = manifest_labels(self.image, manifest)
         async with one_error() as group:
-            if prepared.layer is not None:
-                layer, diff_id = prepared.layer, {UNCOMPRESSED: str(prepared.layer.digest)}
-                group.create_task(content.put(prepared.manifest.layers[-1], layer.data, diff_id))
-            for document in documents.values():
-                if document.digest not in {prepared.config.digest, prepared.manifest.digest}:
-                    group.create_task(content.put(document.descriptor, document.data, {}))
-            config, manifest = prepared.config, prepared.manifest
+            top = group.create_task(self._write_pause_layer())
             group.create_task(content.put(config.descriptor, config.data, held))
-            group.create_task(content.put(manifest.descriptor, manifest.data, kept))
+            written = group.create_task(content.put(manifest.descriptor, manifest.data, kept))
+            arriving = group.create_task(self._fetch(group, written, labels, limit))
+            if self.snapshotter is not None:
+                await self._unpack(Unpacker(self.client, self.snapshotter), top, arriving)
+
+    async def _write_pause_layer(self) -> None:
+        layer = self.prepared.layer
+        if layer is not None:
+            labels = {UNCOMPRESSED: str(layer.digest)}
+            descriptor = self.prepared.manifest.layers[-1]
+            await self.client.content.put(descriptor, layer.data, labels)
+
+    async def _fetch(
+        self,
+        group: asyncio.TaskGroup,
+        written: asyncio.Task[None],
+        labels: Mapping[str, str],
+        limit: asyncio.Semaphore,
+    ) -> Arriving:
+        """Start to copy what is not here, once the manifest holds what is.
+
+        The base's own documents are kept as well: with them the image can be prepared again.
+        """
+        await written
+        image, content = self.image, self.client.content
+        layers = image.manifest.layers
+        documents = (*image.indexes, image.manifest, image.config)
+        wanted = [*(layer.digest for layer in layers), *(it.digest for it in documents)]
+        here = await content.present(wanted)
+        for document in {it.digest: it for it in documents if it.digest not in here}.values():
+            group.create_task(content.put(document.descriptor, document.data, {}))
+        arriving: Arriving = {}
+        for layer in layers:
+            state = State.EXISTS if layer.digest in here else State.WAITING
+            offset = layer.size if layer.digest in here else 0
+            self.progress(Progress(layer, state, offset, layer.size))
+            if layer.digest not in here and layer.digest not in arriving:
+                copying = copy_blob(
+                    self.source, content, layer, limit=limit, labels=labels, progress=self.progress
+                )
+                arriving[layer.digest] = group.create_task(copying)
+        return arriving
 
     async def _unpack(
-        self,
-        unpacker: Unpacker,
-        arriving: dict[Digest, asyncio.Task[None]],
-        progress: ProgressCallback,
+        self, unpacker: Unpacker, top: asyncio.Task[None], arriving: asyncio.Task[Arriving]
     ) -> None:
-        layers = _unpacked_layers(self.prepared)
-        top = layers[-1]
+        *below, last = _unpacked_layers(self.prepared)
         try:
             # Where the base is unpacked already, room for the top layer is all that is asked for.
-            extraction = await unpacker.begin(top)
+            extraction = await unpacker.begin(last)
         except NotFoundError:
-            for layer in layers[:-1]:
-                below = await unpacker.begin(layer)
-                await _finish(unpacker, layer, below, arriving, progress)
-            extraction = await unpacker.begin(top)
-        await _finish(unpacker, top, extraction, arriving, progress)
+            for layer in below:
+                await self._finish(unpacker, layer, await unpacker.begin(layer), await arriving)
+            extraction = await unpacker.begin(last)
+        await top
+        # A base that was prepared elsewhere brings its own pause layer, which arrives.
+        others = {} if self.prepared.layer is not None else await arriving
+        await self._finish(unpacker, last, extraction, others)
 
-
-async def _finish(
-    unpacker: Unpacker,
-    layer: UnpackedLayer,
-    extraction: Extraction | None,
-    arriving: dict[Digest, asyncio.Task[None]],
-    progress: ProgressCallback,
-) -> None:
-    descriptor, size = layer.descriptor, layer.descriptor.size
-    if extraction is not None:
-        if descriptor.digest in arriving:
-            await arriving[descriptor.digest]
-        progress(Progress(descriptor, State.UNPACKING, size, size))
-        await unpacker.finish(extraction)
-    progress(Progress(descriptor, State.DONE, size, size))
+    async def _finish(
+        self,
+        unpacker: Unpacker,
+        layer: UnpackedLayer,
+        extraction: Extraction | None,
+        arriving: Arriving,
+    ) -> None:
+        descriptor, size = layer.descriptor, layer.descriptor.size
+        if extraction is not None:
+            if descriptor.digest in arriving:
+                await arriving[descriptor.digest]
+            self.progress(Progress(descriptor, State.UNPACKING, size, size))
+            await unpacker.finish(extraction)
+        self.progress(Progress(descriptor, State.DONE, size, size))
 
 
 def _unpacked_layers(prepared: Prepared) -> list[UnpackedLayer]:

@@ -6,11 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from cdimage.containerd.client import Client
-from cdimage.descriptor import Descriptor, MediaType
+from cdimage.descriptor import Descriptor, Digest, MediaType
 from cdimage.errors import InvalidReferenceError, NotFoundError
 from cdimage.image import DOCUMENT_LIMIT, parse_json
 from cdimage.reference import Reference
-from cdimage.verify import Verifier
 
 
 class ContentSource:
@@ -32,32 +31,26 @@ class ContentSource:
         """
         if reference.digest is None:
             raise InvalidReferenceError(f"{self.name} is asked by digest, and {reference} has none")
-        info = None
-        if reference.digest.algorithm == "sha256":
-            info = await self._client.content.info(reference.digest)
-        if info is None or info.size > DOCUMENT_LIMIT:
-            raise NotFoundError(f"{self.name} has no image {reference.digest}")
-        found = Descriptor("", info.digest, info.size)
-        verifier, data = Verifier(found), b""
-        async with self.fetch(found) as chunks:
-            async for chunk in chunks:
-                verifier.update(chunk)
-                data += chunk
-        verifier.finish()
-        return Descriptor(_media_type(data), info.digest, info.size)
+        data = b""
+        async for chunk in self._read(reference.digest, 0):
+            data += chunk
+            if len(data) > DOCUMENT_LIMIT:
+                raise NotFoundError(f"{reference.digest} in {self.name} is not an image")
+        if not reference.digest.matches(data):
+            raise NotFoundError(f"{self.name} holds {reference.digest} with other bytes")
+        return Descriptor(_media_type(data), reference.digest, len(data), data=data)
 
     @asynccontextmanager
     async def fetch(
         self, descriptor: Descriptor, offset: int = 0
     ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Read a blob.
+        """Read a blob; one that is not here raises `NotFoundError` when it is read."""
+        yield self._read(descriptor.digest, offset)
 
-        Raises:
-            NotFoundError: It is not here.
-        """
-        if await self._client.content.info(descriptor.digest) is None:
-            raise NotFoundError(f"{self.name} has no blob {descriptor.digest}")
-        yield self._client.content.read(descriptor.digest, offset)
+    def _read(self, digest: Digest, offset: int) -> AsyncIterator[bytes]:
+        if digest.algorithm != "sha256":
+            raise NotFoundError(f"{self.name} knows blobs by sha256 only, and not {digest}")
+        return self._client.content.read(digest, offset)
 
 
 def _media_type(data: bytes) -> str:

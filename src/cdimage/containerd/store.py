@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
 from cdimage.containerd.client import Client
 from cdimage.containerd.ingest import Ingest
-from cdimage.containerd.records import ALL_PREPARED, PreparedImage, prepared_record
+from cdimage.containerd.records import ALL_PREPARED, PreparedImage, prepared_record, source_labels
 from cdimage.containerd.source import ContentSource
 from cdimage.descriptor import Digest, Platform
 from cdimage.errors import (
@@ -25,7 +26,7 @@ from cdimage.errors import (
 from cdimage.image import Manifest
 from cdimage.pause import PauseBinaries
 from cdimage.prepare import Original, original, prepare, recipe
-from cdimage.pull import ResolvedImage, read, read_config, resolve_image
+from cdimage.pull import read, read_config, resolve_image
 from cdimage.reference import Reference, prepared_image_name
 from cdimage.store import Progress, ProgressCallback, Source
 
@@ -185,11 +186,13 @@ class Store:
             before = await self._find(digest)
             if before is not None and await self._is_current(before, platform):
                 return
-            if before is not None and await self._prepare_again(reference, before, platform):
-                return
-            async with self._source(reference) as source:
-                image = await self._resolve(source, reference, digest, platform)
-                await self._prepare(source, reference, image, before, progress or _ignore)
+            work = partial(self._prepare, reference, digest, platform, before, progress or _ignore)
+            try:
+                # What containerd holds whole needs no network.
+                await work(ContentSource(self._client), reference.at(digest))
+            except (NotFoundError, UnsupportedPlatformError):
+                async with self._source(reference) as source:
+                    await work(source, reference)
 
     async def untag_image(self, user_digest: str) -> None:
         """Drop a prepared image, and wait until what only it held is gone from disk.
@@ -223,42 +226,26 @@ class Store:
             daemon.snapshotter, chain_id
         )
 
-    async def _prepare_again(
-        self, reference: Reference, before: PreparedImage, platform: Platform | None
-    ) -> bool:
-        """Do what is out of date from what containerd holds; False when that is not enough."""
-        source = ContentSource(self._client)
-        try:
-            image = await self._resolve(
-                source, reference.at(before.user_digest), before.user_digest, platform
-            )
-            await self._prepare(source, reference, image, before, _ignore)
-        except (NotFoundError, UnsupportedPlatformError):
-            return False
-        return True
-
-    async def _resolve(
-        self, source: Source, reference: Reference, digest: Digest, platform: Platform | None
-    ) -> ResolvedImage:
-        daemon = await self._daemon()
-        return await resolve_image(source, reference, digest, platform, daemon.platform)
-
     async def _prepare(
         self,
-        source: Source,
-        reference: Reference,
-        image: ResolvedImage,
+        named: Reference,
+        digest: Digest,
+        platform: Platform | None,
         before: PreparedImage | None,
         progress: ProgressCallback,
+        source: Source,
+        reference: Reference,
     ) -> None:
         daemon = await self._daemon()
+        image = await resolve_image(source, reference, digest, platform, daemon.platform)
         pause = self._pause.read(image.config.platform)
         prepared = prepare(image.manifest, image.config, pause)
         own_system = prepared.config.platform.os == daemon.platform.os
         snapshotter = daemon.snapshotter if own_system else None
         async with self._lease() as client:
-            ingest = Ingest(client, source, image, prepared, snapshotter)
-            await ingest.run(reference, self._concurrency, progress)
+            ingest = Ingest(client, source, image, prepared, snapshotter, progress)
+            labels = source_labels(named.registry, named.repository)
+            await ingest.run(labels, asyncio.Semaphore(self._concurrency))
             await client.images.put(
                 prepared_record(image, prepared, recipe(pause), snapshotter, before)
             )

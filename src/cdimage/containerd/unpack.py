@@ -102,9 +102,10 @@ class Unpacker:
             )
         except AlreadyExistsError:
             await self._client.snapshots.remove(self._snapshotter, key)
-        await self._client.content.set_labels(
-            layer.descriptor.digest, {UNCOMPRESSED: str(layer.diff_id)}
-        )
+        if layer.diff_id != layer.descriptor.digest:
+            await self._client.content.set_labels(
+                layer.descriptor.digest, {UNCOMPRESSED: str(layer.diff_id)}
+            )
 
 
 def _labels(layer: UnpackedLayer) -> dict[str, str]:

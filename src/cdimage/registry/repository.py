@@ -32,7 +32,7 @@ _DOCUMENTS: Final = MediaType.INDEXES | MediaType.MANIFESTS
 
 
 class Repository:
-    """A `cdimage.store.Source`. Manifests that were resolved are not asked for twice."""
+    """A `cdimage.store.Source`."""
 
     def __init__(
         self, registry: Registry, reference: Reference, base: str, *, insecure: bool
@@ -43,7 +43,6 @@ class Repository:
         self._auth = Authenticator(
             registry, reference.registry, reference.repository, insecure=insecure
         )
-        self._resolved: dict[Digest, bytes] = {}
 
     @property
     def name(self) -> str:
@@ -78,8 +77,7 @@ class Repository:
             )
         if media_type not in _DOCUMENTS:
             media_type = _stated_type(data, media_type)
-        self._resolved[digest] = data
-        return Descriptor(media_type, digest, len(data))
+        return Descriptor(media_type, digest, len(data), data=data)
 
     @asynccontextmanager
     async def fetch(
@@ -94,9 +92,8 @@ class Repository:
             PermissionDeniedError: The credentials are missing or refused.
             UnavailableError: The connection broke; the same call may succeed from a later offset.
         """
-        data = descriptor.data or self._resolved.get(descriptor.digest)
-        if data is not None:
-            yield _chunks_of(data[offset:])
+        if descriptor.data is not None:
+            yield _chunks_of(descriptor.data[offset:])
             return
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         what = f"{self._name}@{descriptor.digest}"
