@@ -89,7 +89,7 @@ def main() -> int:
             stack.callback(remove_cgroups, node.namespace)
             stack.callback(node.clear)
             print(f"    containerd {_version(node)} listens at {node.address}")
-            job = SMALL_JOB
+            job: tuple[str, ...] = SMALL_JOB
             if not image:
                 say("""So is a registry, with an image made of Debian's busybox. Its entrypoint
                     exits at once: started as it is, there would be nothing to exec into.""")

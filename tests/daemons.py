@@ -139,6 +139,7 @@ class Containerd(Daemon):
         config.write_text(
             _CONTAINERD_CONFIG.format(root=self.root, state=self.state, address=self.address)
         )
+        Path(self.address).unlink(missing_ok=True)
         self._start([tool("containerd"), "--config", str(config)], self._answers)
 
     def stop(self) -> None:

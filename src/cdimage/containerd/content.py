@@ -35,6 +35,7 @@ _MESSAGE: Final = 512 << 10
 _IN_FLIGHT: Final = 4
 _FIRST_WAIT: Final = 0.016
 _LONGEST_WAIT: Final = 0.5
+_LEAVE_SECONDS: Final = 0.5
 _ACTUAL: Final = re.compile(r"unexpected commit digest (\w+:\w+)")
 
 
@@ -158,7 +159,7 @@ class Content:
         try:
             yield writer
         finally:
-            writer.close()
+            await writer.leave()
 
     async def abort(self, descriptor: Descriptor) -> None:
         """Throw away an unfinished blob; none is success."""
@@ -239,8 +240,7 @@ class ContentWriter:
 
     async def restart(self) -> None:
         """Throw away what is there and begin at offset 0."""
-        self.close()
-        await self._content.abort(self._descriptor)
+        await self._discard()
         await self.open()
 
     async def commit(self, labels: Mapping[str, str] | None = None) -> None:
@@ -262,11 +262,24 @@ class ContentWriter:
             await self._discard()
             raise self._mismatch(error) from None
 
-    def close(self) -> None:
-        """Release the lock; what was sent and not committed stays."""
-        if self._call is not None:
-            self._call.cancel()
-            self._call = None
+    async def leave(self) -> None:
+        """Release the lock; what was sent and not committed stays.
+
+        Waits for the daemon to have taken what is under way, but not for long: cut off, it
+        would throw that away.
+        """
+        call, self._call = self._call, None
+        if call is None:
+            return
+        try:
+            async with asyncio.timeout(_LEAVE_SECONDS):
+                await call.done_writing()
+                while isinstance(await call.read(), pb.WriteContentResponse):
+                    pass
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
+            pass  # it ended by itself, or is stuck; either way there is nothing to keep
+        finally:
+            call.cancel()
 
     async def _flush(
         self, action: pb.WriteAction.ValueType, labels: Mapping[str, str] | None = None
@@ -288,7 +301,7 @@ class ContentWriter:
             self._unanswered -= 1
 
     async def _discard(self) -> None:
-        self.close()
+        await self.leave()
         await self._content.abort(self._descriptor)
 
     def _message(self, action: pb.WriteAction.ValueType) -> pb.WriteContentRequest:
