@@ -13,8 +13,18 @@ from cdimage.containerd.content import Content
 from cdimage.descriptor import Descriptor, Digest, MediaType
 from cdimage.errors import DigestMismatchError, InvalidImageError, NotFoundError
 
-DATA = os.urandom(3_000_000)
-LAYER = Descriptor.of(f"{MediaType.OCI_LAYER}+gzip", DATA)
+SIZE = 3_000_000
+
+
+@pytest.fixture
+def data() -> bytes:
+    """Bytes that no other test has: blobs are shared between namespaces until they are collected."""
+    return os.urandom(SIZE)
+
+
+@pytest.fixture
+def layer(data: bytes) -> Descriptor:
+    return Descriptor.of(f"{MediaType.OCI_LAYER}+gzip", data)
 
 
 @pytest.fixture
@@ -22,122 +32,144 @@ def content(client: cdimage.Client) -> Content:
     return client.content
 
 
-async def write(content: Content, data: bytes, descriptor: Descriptor = LAYER) -> None:
-    async with content.writer(descriptor) as writer:
+async def write(content: Content, layer: Descriptor, data: bytes) -> None:
+    async with content.writer(layer) as writer:
         assert writer is not None
         for start in range(writer.offset, len(data), 100_000):
             await writer.write(data[start : start + 100_000])
         await writer.commit({"a.example/b": "c"})
 
 
-async def read(content: Content, offset: int = 0) -> bytes:
-    return b"".join([chunk async for chunk in content.read(LAYER.digest, offset)])
+async def read(content: Content, layer: Descriptor, offset: int = 0) -> bytes:
+    return b"".join([chunk async for chunk in content.read(layer.digest, offset)])
 
 
-async def test_what_is_committed_can_be_read_from_any_offset(content: Content) -> None:
-    await write(content, DATA)
-    info = await content.info(LAYER.digest)
+async def test_what_is_committed_can_be_read_from_any_offset(
+    content: Content, layer: Descriptor, data: bytes
+) -> None:
+    await write(content, layer, data)
+    info = await content.info(layer.digest)
     assert info is not None
-    assert (info.size, dict(info.labels)) == (len(DATA), {"a.example/b": "c"})
-    assert await read(content) == DATA
-    assert await read(content, 2_999_999) == DATA[2_999_999:]
-    assert await content.exists(LAYER)
+    assert (info.size, dict(info.labels)) == (len(data), {"a.example/b": "c"})
+    assert await read(content, layer) == data
+    assert await read(content, layer, 2_999_999) == data[2_999_999:]
+    assert await content.exists(layer)
 
 
-async def test_a_blob_that_is_there_needs_no_writer(content: Content) -> None:
-    await write(content, DATA)
-    async with content.writer(LAYER) as writer:
+async def test_a_blob_that_is_there_needs_no_writer(
+    content: Content, layer: Descriptor, data: bytes
+) -> None:
+    await write(content, layer, data)
+    async with content.writer(layer) as writer:
         assert writer is None
 
 
-async def test_what_a_writer_left_is_continued(content: Content, node: Node) -> None:
-    async with content.writer(LAYER) as writer:
+async def test_what_a_writer_left_is_continued(
+    content: Content, layer: Descriptor, data: bytes, node: Node
+) -> None:
+    async with content.writer(layer) as writer:
         assert writer is not None
-        await writer.write(DATA[:2_000_000])
+        await writer.write(data[:2_000_000])
     assert node.blobs() == set()
-    assert node.ingests() == {f"layer-{LAYER.digest}"}
-    async with content.writer(LAYER) as writer:
+    assert node.ingests() == {f"layer-{layer.digest}"}
+    async with content.writer(layer) as writer:
         assert writer is not None
         assert 0 < writer.offset <= 2_000_000
-        await writer.write(DATA[writer.offset :])
+        await writer.write(data[writer.offset :])
         await writer.commit()
-    assert await read(content) == DATA
+    assert await read(content, layer) == data
 
 
-async def test_other_bytes_are_refused_and_thrown_away(content: Content, node: Node) -> None:
-    wrong = bytes(len(DATA))
+async def test_other_bytes_are_refused_and_thrown_away(
+    content: Content, layer: Descriptor, data: bytes, node: Node
+) -> None:
+    wrong = bytes(len(data))
     with pytest.raises(DigestMismatchError) as caught:
-        await write(content, wrong)
-    assert caught.value.expected == str(LAYER.digest)
+        await write(content, layer, wrong)
+    assert caught.value.expected == str(layer.digest)
     assert caught.value.actual == str(Digest.of(wrong))
     assert node.ingests() == node.blobs() == set()
 
 
-async def test_too_few_bytes_are_refused_and_thrown_away(content: Content, node: Node) -> None:
+async def test_too_few_bytes_are_refused_and_thrown_away(
+    content: Content, layer: Descriptor, data: bytes, node: Node
+) -> None:
     with pytest.raises(DigestMismatchError, match="2999999 bytes instead of the 3000000"):
-        await write(content, DATA[:-1])
+        await write(content, layer, data[:-1])
     assert node.ingests() == node.blobs() == set()
 
 
-async def test_too_many_bytes_are_refused_before_they_are_sent(content: Content) -> None:
+async def test_too_many_bytes_are_refused_before_they_are_sent(
+    content: Content, layer: Descriptor, data: bytes
+) -> None:
     with pytest.raises(DigestMismatchError, match="more than the 3000000 bytes"):
-        await write(content, DATA + b"x")
+        await write(content, layer, data + b"x")
 
 
-async def test_wrong_bytes_of_somebody_else_can_be_thrown_away(content: Content) -> None:
-    async with content.writer(LAYER) as writer:
+async def test_wrong_bytes_of_somebody_else_can_be_thrown_away(
+    content: Content, layer: Descriptor, data: bytes
+) -> None:
+    async with content.writer(layer) as writer:
         assert writer is not None
         await writer.write(bytes(1_000_000))
-    async with content.writer(LAYER) as writer:
+    async with content.writer(layer) as writer:
         assert writer is not None
         assert writer.offset > 0
         await writer.restart()
         assert writer.offset == 0
-        await writer.write(DATA)
+        await writer.write(data)
         await writer.commit()
-    assert await read(content) == DATA
+    assert await read(content, layer) == data
 
 
-async def test_a_second_writer_waits_and_finds_the_blob(content: Content) -> None:
-    async with content.writer(LAYER) as first:
+async def test_a_second_writer_waits_and_finds_the_blob(
+    content: Content, layer: Descriptor, data: bytes
+) -> None:
+    async with content.writer(layer) as first:
         assert first is not None
-        second = asyncio.create_task(_open(content))
-        await first.write(DATA)
+        second = asyncio.create_task(_open(content, layer))
+        await first.write(data)
         await asyncio.sleep(0)
         assert not second.done()
         await first.commit()
     assert await second is None
 
 
-async def test_a_second_writer_takes_over_what_the_first_left(content: Content) -> None:
-    async with content.writer(LAYER) as first:
+async def test_a_second_writer_takes_over_what_the_first_left(
+    content: Content, layer: Descriptor, data: bytes
+) -> None:
+    async with content.writer(layer) as first:
         assert first is not None
-        second = asyncio.create_task(_open(content))
-        await first.write(DATA[:1_500_000])
+        second = asyncio.create_task(_open(content, layer))
+        await first.write(data[:1_500_000])
     offset = await second
     assert offset is not None
     assert offset > 0
 
 
-async def _open(content: Content) -> int | None:
-    async with content.writer(LAYER) as writer:
+async def _open(content: Content, layer: Descriptor) -> int | None:
+    async with content.writer(layer) as writer:
         return None if writer is None else writer.offset
 
 
-async def test_a_waiting_writer_can_be_cancelled(content: Content) -> None:
-    async with content.writer(LAYER) as first:
+async def test_a_waiting_writer_can_be_cancelled(
+    content: Content, layer: Descriptor, data: bytes
+) -> None:
+    async with content.writer(layer) as first:
         assert first is not None
-        second = asyncio.create_task(_open(content))
+        second = asyncio.create_task(_open(content, layer))
         await asyncio.sleep(0.05)  # it waits for the lock by now, or is about to
         second.cancel()
         with pytest.raises(asyncio.CancelledError):
             await second
-        await first.write(DATA)
+        await first.write(data)
         await first.commit()
-    assert await read(content) == DATA
+    assert await read(content, layer) == data
 
 
-async def test_labels_are_set_on_what_was_there_before(content: Content) -> None:
+async def test_labels_are_set_on_what_was_there_before(
+    content: Content, layer: Descriptor, data: bytes
+) -> None:
     small = Descriptor.of(MediaType.OCI_CONFIG, b"{}")
     await content.put(small, b"{}", {"one.example/a": "1"})
     await content.put(small, b"{}", {"two.example/b": "2"})
@@ -146,35 +178,41 @@ async def test_labels_are_set_on_what_was_there_before(content: Content) -> None
     assert dict(info.labels) == {"one.example/a": "1", "two.example/b": "2"}
 
 
-async def test_a_blob_of_another_namespace_is_not_sent_again(content: Content, node: Node) -> None:
-    await write(content, DATA)
+async def test_a_blob_of_another_namespace_is_not_sent_again(
+    content: Content, layer: Descriptor, data: bytes, node: Node
+) -> None:
+    await write(content, layer, data)
     other = Node(node.containerd, f"{node.namespace}-other")
     try:
         async with cdimage.connect(other.address, other.namespace) as client:
-            assert not await client.content.exists(LAYER)
-            async with client.content.writer(LAYER) as writer:
+            assert not await client.content.exists(layer)
+            async with client.content.writer(layer) as writer:
                 assert writer is not None
-                assert writer.offset == len(DATA)
+                assert writer.offset == len(data)
                 await writer.commit()
-            assert await client.content.exists(LAYER)
+            assert await client.content.exists(layer)
     finally:
         other.clear()
 
 
-async def test_those_that_are_here_are_found_in_one_call(content: Content) -> None:
-    await write(content, DATA)
+async def test_those_that_are_here_are_found_in_one_call(
+    content: Content, layer: Descriptor, data: bytes
+) -> None:
+    await write(content, layer, data)
     absent = Digest.of(b"absent")
-    assert set(await content.present([LAYER.digest, absent, LAYER.digest])) == {LAYER.digest}
+    assert set(await content.present([layer.digest, absent, layer.digest])) == {layer.digest}
     assert await content.present([]) == {}
     assert await content.info(absent) is None
 
 
-async def test_what_is_not_there_cannot_be_read(content: Content) -> None:
+async def test_what_is_not_there_cannot_be_read(
+    content: Content, layer: Descriptor, data: bytes
+) -> None:
     with pytest.raises(NotFoundError):
-        await read(content)
+        await read(content, layer)
 
 
-async def test_a_sha512_cannot_be_stored(content: Content) -> None:
-    named = Descriptor(LAYER.media_type, Digest.of(DATA, "sha512"), len(DATA))
+async def test_a_sha512_cannot_be_stored(content: Content, layer: Descriptor, data: bytes) -> None:
+    named = Descriptor(layer.media_type, Digest.of(data, "sha512"), len(data))
     with pytest.raises(InvalidImageError, match="sha256 only"):
         content.writer(named)

@@ -25,8 +25,9 @@ from cdimage.errors import (
 from cdimage.pull import read
 from cdimage.reference import Reference
 from cdimage.registry import Registry, Repository
-from cdimage.registry.auth import Authenticator
+from cdimage.registry.auth import Authenticator, Tokens
 from cdimage.registry.challenge import Challenge
+from cdimage.registry.endpoint import Endpoint
 
 MANIFEST = make_image()[0]
 BLOB = bytes(range(256)) * 2000
@@ -286,10 +287,11 @@ async def test_tokens_are_not_fetched_in_the_clear_for_a_registry_on_https(
     fake: FakeRegistry,
 ) -> None:
     async with Registry() as registry:
-        auth = Authenticator(registry, "registry.example", "app", insecure=False)
+        auth = Authenticator(Tokens(registry), Reference.parse("registry.example/app"))
+        endpoint = Endpoint("registry.example", "registry.example", is_plain=False)
         challenge = Challenge("bearer", {"realm": f"http://{fake.host}/token"})
-        with pytest.raises(PermissionDeniedError, match="not https"):
-            await auth.answer([challenge], None)
+        with pytest.raises(PermissionDeniedError, match="without https"):
+            await auth.answer([challenge], endpoint, None)
     assert fake.seen == []
 
 

@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import time
-from collections.abc import Mapping
+import json
+from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from time import monotonic
+from typing import Any, Final, Protocol
 
-from cdimage.errors import PermissionDeniedError
-from cdimage.image import parse_json
+from cdimage.errors import BackendError, PermissionDeniedError
+from cdimage.reference import Reference
 from cdimage.registry.challenge import Challenge
 from cdimage.registry.credentials import Credentials, find_credentials
-
-if TYPE_CHECKING:
-    from cdimage.registry.client import Registry
+from cdimage.registry.endpoint import Endpoint, shown_host, wire_url
 
 _DEFAULT_SECONDS: Final = 60.0
+_LONGEST_SECONDS: Final = 24 * 3600.0
 _MARGIN_SECONDS: Final = 5.0
 _CLIENT_ID: Final = "cdimage"
 
@@ -30,98 +30,184 @@ class Token:
     """A header, and until when it is good (by the monotonic clock, in seconds)."""
 
     header: str = field(repr=False)
-    expires: float = float("inf")
+    expires: float
 
     @property
     def is_fresh(self) -> bool:
         """Whether it can still be used."""
-        return time.monotonic() < self.expires
+        return monotonic() < self.expires
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    """What a token is good for: who gives it, for which service, to do what.
+
+    Attributes:
+        registry: Whose credentials are shown for it.
+        realm: The token service's address.
+        service: As the registry calls itself; "" when it does not.
+        scopes: At least ``repository:<name>:pull``.
+    """
+
+    registry: str
+    realm: str
+    service: str
+    scopes: tuple[str, ...]
+
+
+class TokenClient(Protocol):
+    """How token services are reached."""
+
+    async def ask_token_service(
+        self,
+        realm: str,
+        query: list[tuple[str, str]],
+        what: str,
+        *,
+        authorization: str | None = None,
+        is_form: bool = False,
+    ) -> bytes:
+        """What the service answers to a GET, or to a POST of a form."""
+        ...
+
+
+class Tokens:
+    """Tokens by what they are good for; each is asked for once, however many wait for it."""
+
+    def __init__(self, client: TokenClient) -> None:
+        self._client = client
+        self._tokens: dict[TokenRequest, Token] = {}
+        self._locks: defaultdict[TokenRequest, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def header(self, request: TokenRequest) -> str | None:
+        """The header of a token that is here and still good."""
+        token = self._tokens.get(request)
+        return token.header if token and token.is_fresh else None
+
+    async def obtain(
+        self, request: TokenRequest, credentials: Credentials, refused: str | None
+    ) -> str:
+        """The header of a token, another than the ``refused`` one.
+
+        Raises:
+            PermissionDeniedError: The credentials are refused.
+            UnavailableError: The token service cannot be reached or is busy.
+            BackendError: It answered without a token.
+        """
+        async with self._locks[request]:
+            known = self.header(request)
+            if known is not None and known != refused:
+                return known
+            self._tokens[request] = token = await self._fetch(request, credentials)
+            return token.header
+
+    async def _fetch(self, request: TokenRequest, credentials: Credentials) -> Token:
+        what = f"a token for {request.registry} from {shown_host(request.realm)}"
+        service = [("service", request.service)] if request.service else []
+        if credentials.identity_token:
+            form = [
+                ("grant_type", "refresh_token"),
+                *service,
+                ("client_id", _CLIENT_ID),
+                ("scope", " ".join(request.scopes)),
+                ("refresh_token", credentials.identity_token),
+            ]
+            data = await self._client.ask_token_service(request.realm, form, what, is_form=True)
+        else:
+            query = [*service, *(("scope", scope) for scope in request.scopes)]
+            header = basic_header(credentials) if credentials.username else None
+            data = await self._client.ask_token_service(
+                request.realm, query, what, authorization=header
+            )
+        return _read_token(data, what)
 
 
 class Authenticator:
-    """Knows the header for one repository of one registry; asks for a token once for many."""
+    """Knows the header for one repository, once the registry has asked for one."""
 
-    def __init__(self, registry: Registry, host: str, repository: str, *, insecure: bool) -> None:
-        self._registry = registry
-        self._host = host
-        self._repository = repository
-        self._insecure = insecure
-        self._token: Token | None = None
-        self._credentials: Credentials | None = None
-        self._lock = asyncio.Lock()
+    def __init__(self, tokens: Tokens, reference: Reference) -> None:
+        self._tokens = tokens
+        self._name = reference.name
+        self._repository = reference.repository
+        self._request: TokenRequest | None = None
+        self._fixed: str | None = None
 
     def header(self) -> str | None:
         """The header to send now; None to ask without."""
-        return self._token.header if self._token and self._token.is_fresh else None
+        return self._tokens.header(self._request) if self._request else self._fixed
 
-    async def answer(self, challenges: list[Challenge], refused: str | None) -> str:
-        """The header that answers a challenge; one request for a token, however many wait.
+    async def answer(
+        self, challenges: list[Challenge], endpoint: Endpoint, refused: str | None
+    ) -> str:
+        """The header that answers a refusal.
 
         Args:
             challenges: Of the response.
-            refused: The header that was sent and refused; another is got, once.
+            endpoint: Who refused.
+            refused: The header that was sent and refused, for which there must be another.
 
         Raises:
             PermissionDeniedError: There is no answer, or the credentials are refused.
         """
-        async with self._lock:
-            current = self.header()
-            if current is not None and current != refused:
-                return current
-            self._token = await self._authenticate(challenges)
-            return self._token.header
-
-    async def _authenticate(self, challenges: list[Challenge]) -> Token:
-        if self._credentials is None:
-            self._credentials = await find_credentials(self._host)
-        credentials = self._credentials
+        credentials = await find_credentials(endpoint.registry)
+        bearer = next((found for found in challenges if found.scheme == "bearer"), None)
         if credentials.registry_token:
-            return Token(f"Bearer {credentials.registry_token}")
-        by_scheme = {challenge.scheme: challenge for challenge in challenges}
-        if "bearer" in by_scheme:
-            return await self._fetch_token(by_scheme["bearer"].parameters, credentials)
-        if "basic" in by_scheme and credentials.username:
-            return Token(_basic(credentials))
-        raise PermissionDeniedError(
-            f"{self._host}/{self._repository} asks for credentials, and there are none for "
-            f"{self._host}: log in, for example with `docker login {self._host}`"
+            self._fixed = f"Bearer {credentials.registry_token}"
+        elif bearer is not None:
+            self._request = self._token_request(bearer, endpoint)
+            return await self._tokens.obtain(self._request, credentials, refused)
+        elif any(found.scheme == "basic" for found in challenges) and credentials.username:
+            self._fixed = basic_header(credentials)
+        if self._fixed is None or self._fixed == refused:
+            raise self._denied(endpoint.registry, is_refused=self._fixed is not None)
+        return self._fixed
+
+    def _token_request(self, bearer: Challenge, endpoint: Endpoint) -> TokenRequest:
+        realm = wire_url(bearer.parameters.get("realm", ""))
+        if realm is None:
+            raise BackendError(
+                f"{self._name} cannot be read: {endpoint.host} asks for a token, "
+                "but does not say where there are any"
+            )
+        if not realm.startswith("https:") and not endpoint.allows_plain:
+            raise PermissionDeniedError(
+                f"{self._name} cannot be read: {endpoint.host} wants credentials to be sent to "
+                f"{shown_host(realm)} without https"
+            )
+        # Some registries name scopes of their own; ours is what we need of the others.
+        scopes = {f"repository:{self._repository}:pull": None}
+        scopes.update(dict.fromkeys(bearer.parameters.get("scope", "").split()))
+        service = bearer.parameters.get("service", "")
+        return TokenRequest(endpoint.registry, realm, service, tuple(scopes))
+
+    def _denied(self, registry: str, *, is_refused: bool) -> PermissionDeniedError:
+        why = "refuses the credentials" if is_refused else "asks for credentials; there are none"
+        return PermissionDeniedError(
+            f"{self._name} cannot be read: {registry} {why}: "
+            f"log in, for example with `docker login {registry}`"
         )
 
-    async def _fetch_token(self, parameters: Mapping[str, str], credentials: Credentials) -> Token:
-        realm = parameters.get("realm", "")
-        if not realm.startswith("https://") and not (
-            self._insecure and realm.startswith("http://")
-        ):
-            raise PermissionDeniedError(
-                f"{self._host} wants tokens to be fetched from a place that is not https"
-            )
-        scope = parameters.get("scope") or f"repository:{self._repository}:pull"
-        query = {"scope": scope}
-        if service := parameters.get("service"):
-            query["service"] = service
-        if credentials.identity_token:
-            form = {
-                **query,
-                "grant_type": "refresh_token",
-                "client_id": _CLIENT_ID,
-                "refresh_token": credentials.identity_token,
-            }
-            data = await self._registry.fetch_token(realm, form=form)
-        else:
-            header = _basic(credentials) if credentials.username else None
-            data = await self._registry.fetch_token(realm, query=query, authorization=header)
-        return self._read_token(parse_json(data, "answer of the token server"))
 
-    def _read_token(self, answer: dict[str, Any]) -> Token:
-        token = answer.get("token") or answer.get("access_token")
-        if not isinstance(token, str) or not token.isascii() or not token.isprintable():
-            raise PermissionDeniedError(f"the token server of {self._host} sent no token")
-        seconds = answer.get("expires_in")
-        if not isinstance(seconds, int | float) or seconds <= 0:
-            seconds = _DEFAULT_SECONDS
-        return Token(f"Bearer {token}", time.monotonic() + max(seconds - _MARGIN_SECONDS, 1.0))
-
-
-def _basic(credentials: Credentials) -> str:
+def basic_header(credentials: Credentials) -> str:
+    """The header of Basic authentication (RFC 7617)."""
     pair = f"{credentials.username}:{credentials.password}".encode()
     return f"Basic {base64.b64encode(pair).decode()}"
+
+
+def _read_token(data: bytes, what: str) -> Token:
+    try:
+        answer = json.loads(data)
+    except (ValueError, RecursionError):
+        answer = None
+    fields: dict[str, Any] = answer if isinstance(answer, dict) else {}
+    token = fields.get("token") or fields.get("access_token")
+    if not isinstance(token, str) or not token.isascii() or not token.isprintable():
+        raise BackendError(f"{what} cannot be read: the answer holds none")
+    return Token(f"Bearer {token}", monotonic() + _lifetime(fields.get("expires_in")))
+
+
+def _lifetime(seconds: object) -> float:
+    """How long to use a token: a little shorter than it is good, at least a second."""
+    if not isinstance(seconds, int | float) or not seconds > 0:
+        seconds = _DEFAULT_SECONDS
+    return max(min(seconds, _LONGEST_SECONDS) - _MARGIN_SECONDS, 1.0)

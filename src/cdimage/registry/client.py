@@ -1,69 +1,70 @@
-"""HTTP to registries: one session, redirects, limits, and one table of errors."""
+"""HTTP to registries: one session, and redirects."""
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+import ssl
+from collections.abc import Collection, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Final
-from urllib.parse import urljoin, urlsplit
+from typing import TYPE_CHECKING, Final, Self
+from urllib.parse import urlencode, urlsplit
 
-from cdimage.errors import (
-    BackendError,
-    CdimageError,
-    NotFoundError,
-    PermissionDeniedError,
-    UnavailableError,
+from cdimage.errors import BackendError
+from cdimage.reference import Reference
+from cdimage.registry.auth import Authenticator, Tokens
+from cdimage.registry.endpoint import (
+    Endpoint,
+    find_endpoint,
+    is_loopback,
+    origin,
+    redirected,
+    shown_host,
 )
-from cdimage.reference import DEFAULT_REGISTRY, Reference
+from cdimage.registry.failure import checked, read_bounded, translated
+from cdimage.registry.repository import Repository
 
 if TYPE_CHECKING:
     import aiohttp
 
-    from cdimage.registry.repository import Repository
-
-_DEFAULT_API_HOST: Final = "registry-1.docker.io"
 _CONNECT_SECONDS: Final = 30.0
 _STILL_SECONDS: Final = 60.0
 _READ_BUFFER: Final = 1 << 20
 _REDIRECTS: Final = 10
-_TOKEN_LIMIT: Final = 1 << 20
 _REDIRECT_STATUS: Final = frozenset({301, 302, 303, 307, 308})
-_AGAIN_STATUS: Final = frozenset({408, 425, 429, 499, 500, 502, 503, 504, 522})
+_TOKEN_LIMIT: Final = 1 << 20
 _USER_AGENT: Final = "cdimage"
 
 
 class Registry:
-    """Opens repositories, over connections that they share. One per event loop.
+    """Opens repositories of any registry, over connections and tokens that they share.
 
-    A registry on this machine's loopback is spoken to in plain HTTP, as the field does; every
-    other in HTTPS.
+    Used within one event loop; the first request opens connections, `close` ends them.
+    Credentials are those of Docker's ``config.json``, read when a registry asks for them.
+    ``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY`` are followed.
+
+    A registry on this machine's loopback is spoken to in TLS if it understands that, else in
+    plain HTTP; every other in HTTPS.
 
     Args:
-        insecure: Hosts (with their ports) that are to be spoken to in plain HTTP as well.
+        insecure: Hosts (with their ports) to speak plain HTTP to as well; True for all.
     """
 
-    def __init__(self, *, insecure: Collection[str] = ()) -> None:
-        self._insecure = frozenset(insecure)
+    def __init__(self, *, insecure: bool | Collection[str] = False) -> None:
+        self._insecure = insecure if isinstance(insecure, bool) else frozenset(insecure)
         self._session: aiohttp.ClientSession | None = None
+        self._endpoints: dict[str, Endpoint] = {}
+        self._tokens = Tokens(self)
 
     def open(self, reference: Reference) -> Repository:
-        """The repository that a reference lies in, as a `cdimage.store.Source`."""
-        from cdimage.registry.repository import Repository  # noqa: PLC0415 - a cycle
-
-        insecure = reference.registry in self._insecure or _is_loopback(reference.registry)
-        host = _DEFAULT_API_HOST if reference.registry == DEFAULT_REGISTRY else reference.registry
-        base = f"{'http' if insecure else 'https'}://{host}/v2/{reference.repository}"
-        return Repository(self, reference, base, insecure=insecure)
+        """The repository that a reference lies in, as a `cdimage.store.Source`; asks nobody."""
+        return Repository(self, reference, Authenticator(self._tokens, reference))
 
     async def close(self) -> None:
-        """End the connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        """End the connections. Idempotent."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
-    async def __aenter__(self) -> Registry:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -74,156 +75,128 @@ class Registry:
     ) -> None:
         await self.close()
 
-    @asynccontextmanager
-    async def get(
-        self, url: str, headers: Mapping[str, str]
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """GET, following redirects; other hosts never see the Authorization header.
+    async def endpoint(self, registry: str) -> Endpoint:
+        """Where a registry's API is; worked out once.
 
         Raises:
-            UnavailableError: The host cannot be reached, or stands still.
+            UnavailableError: It is on this machine, and does not run.
         """
-        sent = dict(headers)
-        for _ in range(_REDIRECTS + 1):
-            with translated(url):
-                async with self._opened().get(url, headers=sent, allow_redirects=False) as response:
-                    target = response.headers.get("Location")
-                    if response.status not in _REDIRECT_STATUS or target is None:
-                        yield response
-                        return
-            followed = urljoin(url, target)
-            self._check_redirect(url, followed)
-            if urlsplit(followed).netloc != urlsplit(url).netloc:
-                sent.pop("Authorization", None)
-            url = followed
-        raise BackendError(f"{_host(url)} redirects in circles")
+        if registry not in self._endpoints:
+            asked = self._insecure
+            insecure = asked if isinstance(asked, bool) else registry in asked
+            self._endpoints[registry] = await find_endpoint(registry, insecure=insecure)
+        return self._endpoints[registry]
 
-    async def fetch_token(
+    async def get(self, url: str, headers: Mapping[str, str], what: str) -> aiohttp.ClientResponse:
+        """GET, following redirects; the caller closes the response.
+
+        The Authorization header goes to the host of ``url`` and to no other.
+
+        Args:
+            url: As `cdimage.registry.endpoint.wire_url` gives it.
+            headers: To send.
+            what: Is asked for, in messages.
+
+        Raises:
+            UnavailableError: A host cannot be reached, or stands still.
+            BackendError: The redirects have no end, or lead to nowhere.
+        """
+        sent, first = dict(headers), url
+        for _ in range(_REDIRECTS + 1):
+            response = await self._send("GET", url, what, headers=sent)
+            location = response.headers.get("Location")
+            if response.status not in _REDIRECT_STATUS or location is None:
+                return response
+            response.release()
+            target = redirected(url, location)
+            if origin(target) != origin(url):
+                sent.pop("Authorization", None)
+            url = target
+        raise BackendError(f"{what} cannot be read: {shown_host(first)} redirects in circles")
+
+    async def ask_token_service(
         self,
         realm: str,
+        query: list[tuple[str, str]],
+        what: str,
         *,
-        query: Mapping[str, str] | None = None,
-        form: Mapping[str, str] | None = None,
         authorization: str | None = None,
+        is_form: bool = False,
     ) -> bytes:
-        """What a token server answers: to a GET with a query, or to a POST of a form.
+        """What a token service answers to a GET, or to a POST of a form. Redirects are refused.
 
         Raises:
             PermissionDeniedError: It refuses the credentials.
-            UnavailableError: It cannot be reached.
+            UnavailableError: It cannot be reached or is busy.
         """
         headers = {"Authorization": authorization} if authorization else {}
-        method = "POST" if form is not None else "GET"
-        with translated(realm):
-            async with self._opened().request(
-                method, realm, params=query, data=form, headers=headers, allow_redirects=False
-            ) as response:
-                data = await read_bounded(response, _TOKEN_LIMIT)
-                if response.status in {400, 401, 403}:
-                    raise PermissionDeniedError(
-                        f"the token server {_host(realm)} refuses the credentials"
-                    )
-                if response.status != 200:
-                    raise error_of(response.status, f"the token server {_host(realm)}", "")
-                return data
+        if is_form:
+            response = await self._send("POST", realm, what, headers=headers, form=query)
+        else:
+            joint = "&" if urlsplit(realm).query else "?"
+            url = f"{realm}{joint}{urlencode(query)}"
+            response = await self._send("GET", url, what, headers=headers)
+        async with await checked(response, what):
+            return await read_bounded(response, _TOKEN_LIMIT, what)
+
+    async def _send(
+        self,
+        method: str,
+        url: str,
+        what: str,
+        *,
+        headers: Mapping[str, str],
+        form: list[tuple[str, str]] | None = None,
+    ) -> aiohttp.ClientResponse:
+        from yarl import URL  # noqa: PLC0415 - comes with the HTTP client
+
+        with translated(url, what):
+            proxy, proxy_auth = _proxy(url)
+            return await self._opened().request(
+                method,
+                URL(url, encoded=True),  # a signature holds for the very bytes
+                headers=headers,
+                data=form,
+                allow_redirects=False,
+                proxy=proxy,
+                proxy_auth=proxy_auth,
+            )
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             import aiohttp  # noqa: PLC0415 - loaded when the first registry is asked
 
-            timeout = aiohttp.ClientTimeout(
-                total=None, sock_connect=_CONNECT_SECONDS, sock_read=_STILL_SECONDS
-            )
+            context = ssl.create_default_context()
+            context.set_alpn_protocols(["http/1.1"])
+            # Not trust_env: it would send what is in ~/.netrc, to hosts of redirects too.
             self._session = aiohttp.ClientSession(
-                timeout=timeout,
+                connector=aiohttp.TCPConnector(ssl=context),
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=_CONNECT_SECONDS, sock_read=_STILL_SECONDS
+                ),
                 auto_decompress=False,
                 read_bufsize=_READ_BUFFER,
                 headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
                 cookie_jar=aiohttp.DummyCookieJar(),
-                trust_env=True,
             )
         return self._session
 
-    def _check_redirect(self, url: str, followed: str) -> None:
-        scheme = urlsplit(followed).scheme
-        if scheme not in {"http", "https"} or (scheme == "http" and url.startswith("https:")):
-            raise BackendError(f"{_host(url)} redirects to a place that is not https")
 
+def _proxy(url: str) -> tuple[str | None, aiohttp.BasicAuth | None]:
+    """The proxy for an address, by the environment; this machine is asked without one."""
+    from urllib.request import (  # type: ignore[attr-defined]  # noqa: PLC0415 - slow to load
+        getproxies_environment,
+        proxy_bypass_environment,
+    )
 
-@contextmanager
-def translated(url: str) -> Iterator[None]:
-    """Turn what the HTTP client raises inside into ours; no query of the URL is shown."""
     import aiohttp  # noqa: PLC0415 - loaded when the first registry is asked
+    from yarl import URL  # noqa: PLC0415
 
-    host = _host(url)
-    try:
-        yield
-    except aiohttp.ClientConnectorCertificateError:
-        raise PermissionDeniedError(
-            f"the certificate of {host} is not trusted by this machine"
-        ) from None
-    except aiohttp.ClientSSLError:
-        raise UnavailableError(f"{host} does not speak TLS as it should") from None
-    except aiohttp.ClientConnectorError as error:
-        reason = error.os_error.strerror or "the name cannot be resolved"
-        raise UnavailableError(f"{host} cannot be reached: {reason}") from None
-    except TimeoutError:
-        raise UnavailableError(f"{host} did not answer in time") from None
-    except aiohttp.InvalidURL:
-        raise BackendError(f"{host} is not an address that can be asked") from None
-    except aiohttp.ClientResponseError as error:
-        raise BackendError(f"{host} sent something that is not HTTP: {error.message}") from None
-    except aiohttp.ClientError as error:
-        raise UnavailableError(f"the connection to {host} broke: {_reason(error)}") from None
-
-
-def error_of(status: int, what: str, detail: str) -> CdimageError:
-    """The error for a status that is not success.
-
-    Args:
-        status: HTTP's.
-        what: Who answered, for the sentence.
-        detail: What the registry said of it; "" for nothing.
-    """
-    said = f" ({detail})" if detail else ""
-    if status in {401, 403}:
-        return PermissionDeniedError(
-            f"{what} refuses access{said}: it may be private, or not there; log in to it"
-        )
-    if status == 404:
-        return NotFoundError(f"{what} is not there{said}")
-    if status in _AGAIN_STATUS:
-        return UnavailableError(f"{what} answers with status {status}{said}: try again later")
-    return BackendError(f"{what} answers with status {status}{said}")
-
-
-async def read_bounded(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    """A small body.
-
-    Raises:
-        BackendError: It is larger than ``limit`` bytes.
-    """
-    parts, size = [], 0
-    async for chunk in response.content.iter_any():
-        size += len(chunk)
-        if size > limit:
-            raise BackendError(f"{response.url.host} sent more than {limit >> 10} KiB")
-        parts.append(chunk)
-    return b"".join(parts)
-
-
-def _host(url: str) -> str:
-    return urlsplit(url).netloc.rpartition("@")[2]
-
-
-def _reason(error: Exception) -> str:
-    names = {"ServerDisconnectedError": "the server closed it", "ClientPayloadError": "it is short"}
-    return names.get(type(error).__name__, type(error).__name__)
-
-
-def _is_loopback(registry: str) -> bool:
-    host = urlsplit(f"//{registry}").hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    proxies = getproxies_environment()
+    scheme, host = origin(url)
+    found = proxies.get(scheme)
+    if not found or is_loopback(host) or proxy_bypass_environment(host, proxies):
+        return None, None
+    proxy = URL(found)
+    auth = aiohttp.BasicAuth(proxy.user, proxy.password or "") if proxy.user else None
+    return str(proxy.with_user(None)), auth

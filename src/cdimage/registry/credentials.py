@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -19,8 +19,8 @@ from typing import Any, Final
 from cdimage.errors import PermissionDeniedError
 from cdimage.reference import DEFAULT_REGISTRY
 
-_LEGACY_KEY: Final = "https://index.docker.io/v1/"
-_TOKEN_USER: Final = "<token>"  # noqa: S105 - the helpers' protocol, not a secret
+_LEGACY_KEY: Final = f"https://index.{DEFAULT_REGISTRY}/v1/"
+_TOKEN_USER: Final = "<token>"  # noqa: S105 - a marker, not a secret
 _NOT_FOUND: Final = b"credentials not found"
 _HELPER_SECONDS: Final = 30.0
 _HELPER_NAME: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
@@ -57,37 +57,86 @@ async def find_credentials(registry: str) -> Credentials:
     Raises:
         PermissionDeniedError: The file is there but cannot be understood, or a helper fails.
     """
-    folder = os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker"
+    folder = os.environ.get("DOCKER_CONFIG") or os.path.join(_home(), ".docker")  # noqa: PTH118
     path = Path(folder) / "config.json"
+    config = _load(path)
+    helper, server = helper_for(config, registry)
+    found = await _ask_helper(helper, server) if helper else ANONYMOUS
+    return found or credentials_in(config, registry, str(path))
+
+
+def helper_for(config: Mapping[str, Any], registry: str) -> tuple[str, str]:
+    """The helper to ask, and by which name of the registry; the helper is "" for none."""
+    keys = [registry, _LEGACY_KEY] if registry == DEFAULT_REGISTRY else [registry]
+    own = _object(config, "credHelpers")
+    for key in keys:
+        if helper := _text(own, key):
+            return helper, key
+    return _text(config, "credsStore"), keys[-1]
+
+
+def credentials_in(config: Mapping[str, Any], registry: str, where: str) -> Credentials:
+    """The credentials in the file itself: under the host, or under an address of it.
+
+    Args:
+        config: The file's object.
+        registry: As references name it.
+        where: The file, for messages.
+
+    Raises:
+        PermissionDeniedError: The entry for the registry cannot be understood.
+    """
+    auths = _object(config, "auths")
+    for key in _keys(registry):
+        entry = auths.get(key)
+        if isinstance(entry, dict) and entry:
+            return _from_entry(entry, f"the entry {key!r} of {where}")
+    return ANONYMOUS
+
+
+def parse_config(data: bytes, what: str) -> dict[str, Any]:
+    """Read an object, or raise an error that shows none of it.
+
+    Raises:
+        PermissionDeniedError: It is not a JSON object.
+    """
+    try:
+        value = json.loads(data)
+        json.dumps(value, ensure_ascii=False).encode()  # refuses what no header can hold
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise PermissionDeniedError(
+            f"{what} is not valid JSON, so no credentials can be read: correct it"
+        )
+    return value
+
+
+def _home() -> str:
+    return os.path.expanduser("~")  # noqa: PTH111 - Path's raises where there is no home
+
+
+def _load(path: Path) -> dict[str, Any]:
     try:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        return ANONYMOUS
+        return {}
     except OSError as error:
-        raise PermissionDeniedError(f"{path} cannot be read: {error.strerror}") from None
-    config = _parse(data, str(path))
-    for key in _keys(registry):
-        helper = _object(config, "credHelpers").get(key) or config.get("credsStore")
-        if isinstance(helper, str) and helper:
-            found = await _ask_helper(helper, key)
-            if found:
-                return found
-    return _from_auths(_object(config, "auths"), registry, str(path))
+        raise PermissionDeniedError(
+            f"{path} cannot be read, so there are no credentials: {error.strerror}"
+        ) from None
+    return parse_config(data, str(path))
 
 
 def _keys(registry: str) -> list[str]:
-    """The names under which credentials for a registry are kept."""
-    legacy = [_LEGACY_KEY] if registry == DEFAULT_REGISTRY else []
-    return [*legacy, registry]
-
-
-def _from_auths(auths: Mapping[str, Any], registry: str, path: str) -> Credentials:
-    for key, entry in auths.items():
-        host = key.partition("://")[2] or key
-        is_legacy = registry == DEFAULT_REGISTRY and key == _LEGACY_KEY
-        if (is_legacy or host.split("/")[0] == registry) and isinstance(entry, dict):
-            return _from_entry(entry, f"the entry {key!r} of {path}")
-    return ANONYMOUS
+    """The names under which credentials for a registry are kept, the usual one first."""
+    names = [registry]
+    if registry == DEFAULT_REGISTRY:
+        names.append(f"index.{DEFAULT_REGISTRY}")
+    forms = ("{}", "https://{}", "https://{}/", "https://{}/v1/", "https://{}/v1",
+             "https://{}/v2/", "https://{}/v2", "http://{}", "http://{}/")  # fmt: skip
+    keys = [form.format(name) for name in names for form in forms]
+    return [_LEGACY_KEY, *keys] if registry == DEFAULT_REGISTRY else keys
 
 
 def _from_entry(entry: Mapping[str, Any], where: str) -> Credentials:
@@ -95,64 +144,71 @@ def _from_entry(entry: Mapping[str, Any], where: str) -> Credentials:
     if encoded := _text(entry, "auth"):
         try:
             decoded = base64.b64decode(encoded, validate=True).decode().rstrip("\0")
-        except (binascii.Error, ValueError):
-            raise PermissionDeniedError(
-                f"{where} is not valid: log in to the registry again"
-            ) from None
-        username, _, password = decoded.partition(":")
+        except ValueError:
+            decoded = ""
+        username, colon, password = decoded.partition(":")
+        if not colon:
+            raise PermissionDeniedError(f"{where} is not valid: log in to the registry again")
     return Credentials(
-        username, password, _text(entry, "identitytoken"), _text(entry, "registrytoken")
+        username,
+        password,
+        _text(entry, "identitytoken"),
+        _header_text(_text(entry, "registrytoken"), where),
     )
+
+
+def _header_text(text: str, where: str) -> str:
+    if not (text.isascii() and text.isprintable()):
+        raise PermissionDeniedError(f"{where} is not valid: log in to the registry again")
+    return text
 
 
 async def _ask_helper(name: str, server: str) -> Credentials:
-    program = shutil.which(f"docker-credential-{name}") if set(name) <= _HELPER_NAME else None
-    if program is None:
-        raise PermissionDeniedError(
-            f"Docker's configuration names the credential helper {name!r}, "
-            f"but there is no docker-credential-{name} on the PATH"
-        )
-    process = await asyncio.create_subprocess_exec(
-        program,
-        "get",
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    """Ask ``docker-credential-<name> get``; `ANONYMOUS` when it knows nothing of the server."""
+    process = await _start_helper(name)
     try:
         async with asyncio.timeout(_HELPER_SECONDS):
             output, errors = await process.communicate(server.encode())
     except TimeoutError:
         raise PermissionDeniedError(
-            f"the credential helper {name!r} did not answer in {_HELPER_SECONDS:.0f} seconds"
+            f"the credential helper {name!r} did not answer in {_HELPER_SECONDS:.0f} seconds: "
+            f"try `docker-credential-{name} get` by hand"
         ) from None
     finally:
         if process.returncode is None:
-            process.kill()
+            with suppress(ProcessLookupError):
+                process.kill()
             await process.wait()
     if process.returncode:
         if _NOT_FOUND in output + errors:
             return ANONYMOUS
-        raise PermissionDeniedError(f"the credential helper {name!r} failed for {server}")
-    return _from_helper(_parse(output, f"the answer of the credential helper {name!r}"))
-
-
-def _from_helper(answer: Mapping[str, Any]) -> Credentials:
+        raise PermissionDeniedError(
+            f"the credential helper {name!r} failed for {server}: "
+            f"try `docker-credential-{name} get` by hand"
+        )
+    answer = parse_config(output, f"the answer of the credential helper {name!r}")
     username, secret = _text(answer, "Username"), _text(answer, "Secret")
     if username == _TOKEN_USER:
         return Credentials(identity_token=secret)
     return Credentials(username, secret)
 
 
-def _parse(data: bytes, what: str) -> dict[str, Any]:
-    """An object, or an error that shows none of it."""
+async def _start_helper(name: str) -> asyncio.subprocess.Process:
+    program = shutil.which(f"docker-credential-{name}") if set(name) <= _HELPER_NAME else None
+    if program is None:
+        raise PermissionDeniedError(
+            f"Docker's configuration names the credential helper {name!r}, "
+            f"but there is no docker-credential-{name} on the PATH: install it, or log in again"
+        )
+    pipe = asyncio.subprocess.PIPE
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
-        raise PermissionDeniedError(f"{what} is not valid JSON, so no credentials can be read")
-    return value
+        return await asyncio.create_subprocess_exec(
+            program, "get", stdin=pipe, stdout=pipe, stderr=pipe
+        )
+    except OSError as error:
+        raise PermissionDeniedError(
+            f"the credential helper {program} cannot be started: {error.strerror}"
+        ) from None
 
 
 def _object(value: Mapping[str, Any], key: str) -> dict[str, Any]:
