@@ -19,10 +19,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-import cdimage
 from tests.daemons import Containerd, Registry
 from tests.images import Pushed, Pusher, busybox_tar, debian_layer, image_of, layer_of, tar_of
 from tests.tools import ROOT, tool, tool_env
+
+import cdimage
 
 NAMESPACE = "bench"
 

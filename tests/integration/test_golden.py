@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from tests.golden import BASES, PROGRAM, base, prepared
 from tests.tools import tool, tool_env
 

@@ -1,7 +1,6 @@
 import json
 
 import pytest
-
 from tests.golden import BASES, FILE, digests
 
 VECTORS = json.loads(FILE.read_text())
