@@ -78,7 +78,8 @@ def report(name: str, seconds: Sequence[float]) -> None:
 
 def compare(containerd: Containerd, name: str, image: Pushed, runs: int) -> None:
     """Pull and prepare against ctr, in turns, the order drawn by lot."""
-    ours, theirs = [], []
+    ours: list[float] = []
+    theirs: list[float] = []
     for _ in range(runs):
         turns = [(ours, pull_with_cdimage), (theirs, pull_with_ctr)]
         random.shuffle(turns)

@@ -37,6 +37,7 @@ disabled_plugins = [
 
 [grpc]
   address = "{address}"
+  tcp_address = "{tcp_address}"
 
 [plugins."io.containerd.runtime.v2.task"]
   platforms = ["linux/amd64"]
@@ -125,6 +126,7 @@ class Containerd(Daemon):
 
     def __init__(self, folder: Path | None = None) -> None:
         super().__init__("containerd", folder)
+        self.tcp_address = f"127.0.0.1:{_free_port()}"
         self.root = self.folder / "root"
         self.state = self.folder / "state"
         self.address = str(self.folder / "c.sock")
@@ -137,7 +139,12 @@ class Containerd(Daemon):
         """Start it, and return when it answers."""
         config = self.folder / "config.toml"
         config.write_text(
-            _CONTAINERD_CONFIG.format(root=self.root, state=self.state, address=self.address)
+            _CONTAINERD_CONFIG.format(
+                root=self.root,
+                state=self.state,
+                address=self.address,
+                tcp_address=self.tcp_address,
+            )
         )
         Path(self.address).unlink(missing_ok=True)
         self._start([tool("containerd"), "--config", str(config)], self._answers)

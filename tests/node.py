@@ -6,12 +6,14 @@ import json
 import os
 import select
 import signal
+import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import cdimage
 from tests.daemons import Containerd, DaemonError, remove_cgroups
+from tests.tools import tool, tool_env
 
 _DEADLINE = 20.0
 
@@ -80,6 +82,14 @@ class Node:
         container = Container(self, f"box-{name[-12:]}")
         self.ctr("run", "--detach", "--snapshotter", snapshotter, name, container.id)
         return container
+
+    def ingest(self, ref: str, data: bytes) -> None:
+        """Write a blob, as another program would."""
+        subprocess.run(
+            [tool("ctr"), "--address", self.address, "--namespace", self.namespace, "content",
+             "ingest", ref],
+            input=data, env=tool_env(), check=True, timeout=60,
+        )  # fmt: skip
 
     def clear(self) -> None:
         """Remove everything; what a failed test left, too."""

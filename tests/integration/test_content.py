@@ -18,7 +18,7 @@ SIZE = 3_000_000
 
 @pytest.fixture
 def data() -> bytes:
-    """Bytes that no other test has: blobs are shared between namespaces until they are collected."""
+    """Bytes that no other test has: namespaces share blobs until they are collected."""
     return os.urandom(SIZE)
 
 
@@ -216,3 +216,17 @@ async def test_a_sha512_cannot_be_stored(content: Content, layer: Descriptor, da
     named = Descriptor(layer.media_type, Digest.of(data, "sha512"), len(data))
     with pytest.raises(InvalidImageError, match="sha256 only"):
         content.writer(named)
+
+
+async def test_a_blob_that_somebody_else_commits_meanwhile_is_success(
+    content: Content, layer: Descriptor, data: bytes, node: Node
+) -> None:
+    async with content.writer(layer) as writer:
+        assert writer is not None
+        await writer.write(data[:1_000_000])
+        node.ingest("another-name", data)
+        await writer.write(data[1_000_000:])
+        await writer.commit({"a.example/b": "c"})
+    info = await content.info(layer.digest)
+    assert info is not None
+    assert dict(info.labels) == {"a.example/b": "c"}

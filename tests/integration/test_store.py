@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,14 +16,12 @@ from tests.images import (
     Pushed,
     Pusher,
     busybox_tar,
-    digest_of,
     image_of,
     index_of,
     layer_of,
     tar_of,
 )
 from tests.node import Node
-from tests.tools import tool, tool_env
 
 import cdimage
 from cdimage.pause import PauseBinaries
@@ -121,7 +118,7 @@ async def test_a_base_that_the_user_removes_meanwhile_stays_behind_the_prepared_
 
 
 async def test_blobs_that_were_there_without_labels_are_held_all_the_same(
-    store: cdimage.Store, node: Node, image: Pushed, tmp_path: Path
+    store: cdimage.Store, node: Node, image: Pushed
 ) -> None:
     # What an interrupted program may leave: the prepared manifest and config, held by nothing.
     await store.pull_image(image.reference, image.digest)
@@ -131,23 +128,12 @@ async def test_blobs_that_were_there_without_labels_are_held_all_the_same(
     config = node.ctr("content", "get", config_digest)
     await store.untag_image(image.digest)
     for number, data in enumerate((manifest, config)):
-        file = tmp_path / str(number)
-        file.write_text(data)
-        _ingest(node, file, digest_of(data.encode()))
+        node.ingest(f"left-{number}", data.encode())
     await store.pull_image(image.reference, image.digest)
     node.ctr("images", "rm", "--sync", "unrelated", check=False)
     labels = node.ctr("content", "ls")
     assert "containerd.io/gc.ref.content.config" in labels
     assert "containerd.io/gc.ref.snapshot.overlayfs" in labels
-
-
-def _ingest(node: Node, file: Path, digest: str) -> None:
-    with file.open("rb") as data:
-        subprocess.run(
-            [tool("ctr"), "--address", node.address, "--namespace", node.namespace, "content",
-             "ingest", "--expected-digest", digest, f"test-{file.name}"],
-            stdin=data, env=tool_env(), check=True,
-        )  # fmt: skip
 
 
 async def test_an_image_that_is_prepared_already_is_not_prepared_twice(

@@ -137,7 +137,8 @@ def connect(
 
     Args:
         address: A path, ``unix:///path`` or ``tcp://host:port``; None is CONTAINERD_ADDRESS,
-            or containerd's own default.
+            or containerd's own default. TCP is for a TLS proxy in front of its socket or, on
+            Windows, its named pipe: containerd's own ``tcp_address`` offers CRI only.
         namespace: None is CONTAINERD_NAMESPACE, or ``default``.
         tls: For ``tcp://``. Without it only the loopback address is accepted, because whoever
             reads or changes this traffic owns the machine.

@@ -66,6 +66,11 @@ def _translate(error: grpc.aio.AioRpcError, action: str, address: str) -> Cdimag
             return LockedError(f"containerd could not {action}: {details}")
         if "connect" in details or "ocket" in details:
             return _not_connected(details, address)
+    if error.code() is grpc.StatusCode.UNIMPLEMENTED and "unknown service" in details:
+        return BackendError(
+            f"what listens at {address} does not offer containerd's own services: containerd's "
+            "tcp_address is for CRI only, so put a TLS proxy in front of its socket"
+        )
     return _ERRORS.get(error.code(), BackendError)(f"containerd could not {action}: {details}")
 
 
