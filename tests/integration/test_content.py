@@ -28,8 +28,9 @@ def layer(data: bytes) -> Descriptor:
 
 
 @pytest.fixture
-def content(client: cdimage.Client) -> Content:
-    return client.content
+async def content(client: cdimage.Client) -> Content:
+    """Held by a lease: what nothing refers to may be collected at any time."""
+    return client.leased(await client.leases.create(600)).content
 
 
 async def write(content: Content, layer: Descriptor, data: bytes) -> None:
@@ -186,7 +187,8 @@ async def test_a_blob_of_another_namespace_is_not_sent_again(
     try:
         async with cdimage.connect(other.address, other.namespace) as client:
             assert not await client.content.exists(layer)
-            async with client.content.writer(layer) as writer:
+            held = client.leased(await client.leases.create(600)).content
+            async with held.writer(layer) as writer:
                 assert writer is not None
                 assert writer.offset == len(data)
                 await writer.commit()
