@@ -60,7 +60,8 @@ class Ingest:
             written = group.create_task(content.put(manifest.descriptor, manifest.data, kept))
             arriving = group.create_task(self._fetch(group, written, labels, limit))
             if self.snapshotter is not None:
-                await self._unpack(Unpacker(self.client, self.snapshotter), top, arriving)
+                unpacker = Unpacker(self.client, self.snapshotter)
+                await self._unpack(group, unpacker, top, arriving)
 
     async def _write_pause_layer(self) -> None:
         layer = self.prepared.layer
@@ -101,7 +102,11 @@ class Ingest:
         return arriving
 
     async def _unpack(
-        self, unpacker: Unpacker, top: asyncio.Task[None], arriving: asyncio.Task[Arriving]
+        self,
+        group: asyncio.TaskGroup,
+        unpacker: Unpacker,
+        top: asyncio.Task[None],
+        arriving: asyncio.Task[Arriving],
     ) -> None:
         *below, last = _unpacked_layers(self.prepared)
         try:
@@ -109,7 +114,10 @@ class Ingest:
             extraction = await unpacker.begin(last)
         except NotFoundError:
             for layer in below:
-                await self._finish(unpacker, layer, await unpacker.begin(layer), await arriving)
+                room = await unpacker.begin(layer)
+                await self._finish(unpacker, layer, room, await arriving)
+                if room is not None:  # the next layer need not wait for the label
+                    group.create_task(unpacker.label(layer))
             extraction = await unpacker.begin(last)
         await top
         # A base that was prepared elsewhere brings its own pause layer, which arrives.

@@ -102,10 +102,12 @@ class Unpacker:
             )
         except AlreadyExistsError:
             await self._client.snapshots.remove(self._snapshotter, key)
-        if layer.diff_id != layer.descriptor.digest:
-            await self._client.content.set_labels(
-                layer.descriptor.digest, {UNCOMPRESSED: str(layer.diff_id)}
-            )
+
+    async def label(self, layer: UnpackedLayer) -> None:
+        """Note on the layer what it unpacks to, as containerd's own clients do."""
+        await self._client.content.set_labels(
+            layer.descriptor.digest, {UNCOMPRESSED: str(layer.diff_id)}
+        )
 
 
 def _labels(layer: UnpackedLayer) -> dict[str, str]:

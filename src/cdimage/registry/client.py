@@ -51,6 +51,7 @@ class Registry:
     def __init__(self, *, insecure: bool | Collection[str] = False) -> None:
         self._insecure = insecure if isinstance(insecure, bool) else frozenset(insecure)
         self._session: aiohttp.ClientSession | None = None
+        self._context: ssl.SSLContext | None = None
         self._endpoints: dict[str, Endpoint] = {}
         self._tokens = Tokens(self)
 
@@ -160,17 +161,22 @@ class Registry:
                 allow_redirects=False,
                 proxy=proxy,
                 proxy_auth=proxy_auth,
+                ssl=self._trust() if url.startswith("https:") else True,
             )
+
+    def _trust(self) -> ssl.SSLContext:
+        """What this machine trusts; read when the first certificate is to be checked."""
+        if self._context is None:
+            self._context = ssl.create_default_context()
+            self._context.set_alpn_protocols(["http/1.1"])
+        return self._context
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             import aiohttp  # noqa: PLC0415 - loaded when the first registry is asked
 
-            context = ssl.create_default_context()
-            context.set_alpn_protocols(["http/1.1"])
             # Not trust_env: it would send what is in ~/.netrc, to hosts of redirects too.
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(ssl=context),
                 timeout=aiohttp.ClientTimeout(
                     total=None, sock_connect=_CONNECT_SECONDS, sock_read=_STILL_SECONDS
                 ),
