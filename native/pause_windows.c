@@ -3,7 +3,8 @@
  * The pause program for Windows (amd64): the first process of a container that jobs are
  * exec'd into. Windows has no zombies, so it only has to stay, and to end when it is asked to.
  *
- * It has no C runtime and imports from kernel32 alone, which every Windows image has.
+ * It has no C runtime and imports from kernel32 alone, which every Windows image has. (With user32
+ * it would not count as a console program, and would not be told of logoff and shutdown.)
  */
 
 #define VERSION "cdimage-pause 1\r\n"
@@ -47,6 +48,8 @@ void mainCRTStartup(void)
         ExitProcess(0);
     }
     SetConsoleCtrlHandler(on_control, 1);
+    /* A process group of its own, or a parent that ignores Ctrl-C, would have us ignore it too. */
+    SetConsoleCtrlHandler(0, 0);
     for (;;)
         Sleep(INFINITE);
 }

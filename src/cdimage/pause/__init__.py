@@ -36,7 +36,7 @@ class PauseProgram:
 
 @dataclass(frozen=True, slots=True)
 class PauseBinaries:
-    """Paths, on this host, of the pause program of each platform; None where there is none."""
+    """Paths, on this host, of each platform's pause program; None or "" where there is none."""
 
     linux_amd64: str | os.PathLike[str] | None = None
     linux_arm64: str | os.PathLike[str] | None = None
@@ -64,21 +64,29 @@ class PauseBinaries:
             ("windows", "amd64"): self.windows_amd64,
         }
         path = paths.get((platform.os, platform.architecture))
-        if path is None:
-            offered = ", ".join("/".join(key) for key, value in paths.items() if value is not None)
+        if not path:
+            offered = ", ".join("/".join(key) for key, value in paths.items() if value)
             raise UnsupportedPlatformError(
                 f"there is no pause program for {platform}, only for {offered or 'no platform'}"
             )
-        try:
-            with Path(path).open("rb") as file:
-                data = file.read(_SIZE_LIMIT + 1)
-        except OSError as error:
-            raise InvalidPauseProgramError(
-                f"the pause program {os.fspath(path)} cannot be read: {error.strerror}"
-            ) from None
-        if len(data) > _SIZE_LIMIT:
-            raise InvalidPauseProgramError(
-                f"the pause program {os.fspath(path)} is larger than {_SIZE_LIMIT >> 20} MiB"
-            )
+        data = _read(path)
         check_program(data, platform, os.fspath(path))
         return PauseProgram(Platform(platform.os, platform.architecture), data)
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    name = os.fspath(path)
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(_SIZE_LIMIT + 1)
+    except (OSError, ValueError) as error:  # a path with a NUL in it is a ValueError
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InvalidPauseProgramError(
+            f"the pause program {name!r} cannot be read: {reason}"
+        ) from None
+    if len(data) > _SIZE_LIMIT:
+        raise InvalidPauseProgramError(
+            f"the pause program {name} is larger than {_SIZE_LIMIT >> 20} MiB: "
+            "it would be copied into every image; give a small static executable"
+        )
+    return data
