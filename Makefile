@@ -1,7 +1,7 @@
 # Every target is safe to repeat, and sets up what it needs.
 PYTHON := .venv/bin/python
 
-.PHONY: help setup run test check bench lock clean
+.PHONY: help setup run test check fuzz bench lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -25,6 +25,9 @@ check: setup  ## formatting, lint, types, import rules, generated files
 	@.venv/bin/lint-imports --no-cache | tail -n 2
 	@python3 scripts/generate_api.py --check
 	@python3 scripts/build_pause.py
+
+fuzz: setup  ## look for new counter-examples, for some minutes
+	@HYPOTHESIS_PROFILE=fuzz $(PYTHON) -m pytest -q tests/unit --timeout 1800
 
 bench: setup  ## measure what preparing costs, against containerd's own client
 	@python3 scripts/fetch_tools.py --for test

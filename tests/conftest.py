@@ -5,15 +5,22 @@ They fail where a daemon cannot be started; no test is skipped.
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+from hypothesis import settings
 
 import cdimage
 from tests.daemons import Containerd, Registry
 from tests.images import Pusher
 from tests.node import Node
+
+# The same examples in every run, at their own pace; `make fuzz` looks for new ones.
+settings.register_profile("steady", derandomize=True, deadline=None)
+settings.register_profile("fuzz", max_examples=5000, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,12 @@ import json
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cdimage.descriptor import Digest, MediaType
-from cdimage.errors import InvalidImageError, UnsupportedPlatformError
+from cdimage.descriptor import Digest, MediaType, text_field, text_list
+from cdimage.errors import (
+    InvalidImageError,
+    InvalidReferenceError,
+    UnsupportedPlatformError,
+)
 from cdimage.image import Config, Manifest, dump_json, optional_object
 from cdimage.layer import PauseLayer, pause_layer, pause_path
 from cdimage.pause import PauseProgram
@@ -95,12 +99,16 @@ def original(config: Config) -> Original | None:
     if not record:
         return None
     kept = optional_object(record, "original")
+    try:
+        base = Digest.parse(text_field(record, "base"))
+    except InvalidReferenceError as error:
+        raise InvalidImageError(f"the config's {RECORD!r} is malformed: {error}") from None
     return Original(
-        base=Digest.parse(str(record.get("base"))),
-        entrypoint=kept.get("Entrypoint"),
-        cmd=kept.get("Cmd"),
-        user=kept.get("User"),
-        stop_signal=kept.get("StopSignal"),
+        base=base,
+        entrypoint=text_list(kept, "Entrypoint") if "Entrypoint" in kept else None,
+        cmd=text_list(kept, "Cmd") if "Cmd" in kept else None,
+        user=text_field(kept, "User") if "User" in kept else None,
+        stop_signal=text_field(kept, "StopSignal") if "StopSignal" in kept else None,
     )
 
 

@@ -107,7 +107,8 @@ def test_no_mutation_of_an_image_raises_anything_but_ours(
     for document, parse in ((manifest, Manifest.parse), (config, Config.parse)):
         mutated = json.loads(document.data)
         mutated.update(changes)
-        for part in (mutated.get("config"), *(mutated.get("layers") or ["-"])):
+        layers = mutated.get("layers")
+        for part in (mutated.get("config"), *(layers if isinstance(layers, list) else [])):
             if isinstance(part, dict):
                 part[inner] = value
         try:

@@ -210,7 +210,8 @@ def test_a_windows_image_starts_the_program_where_windows_finds_it() -> None:
 def test_the_same_input_gives_the_same_bytes(
     layers: int, docker: bool, extras: dict[str, str]
 ) -> None:
-    manifest, config = make_image(layers, docker=docker, config=extras)
+    unknown = {f"x {key}": value for key, value in extras.items()}
+    manifest, config = make_image(layers, docker=docker, config=unknown)
     first, second = prepare(manifest, config, PAUSE), prepare(manifest, config, PAUSE)
     assert (first.manifest.data, first.config.data) == (second.manifest.data, second.config.data)
 
@@ -218,3 +219,15 @@ def test_the_same_input_gives_the_same_bytes(
 def test_another_pause_program_is_another_recipe() -> None:
     assert recipe(PAUSE) != recipe(PauseProgram(PAUSE.platform, b"another"))
     assert json.loads(recipe(PAUSE))[1] == str(Digest.of(PAUSE.data))
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["x", {"base": "x"}, {"base": 1}, {"base": None}, {"original": {}},
+     {"base": "a" * 64, "original": []}, {"base": "a" * 64, "original": {"Cmd": "x"}},
+     {"base": "a" * 64, "original": {"User": 1}}],
+)  # fmt: skip
+def test_a_record_that_somebody_made_up_is_refused(record: Any) -> None:
+    config = make_config(config_json(**{RECORD: record}))
+    with pytest.raises(InvalidImageError):
+        original(config)
