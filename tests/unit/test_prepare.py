@@ -1,5 +1,6 @@
 import base64
 import json
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tests.documents import (
 )
 
 from cdimage.descriptor import Digest, MediaType, Platform
-from cdimage.errors import InvalidImageError, UnsupportedPlatformError
+from cdimage.errors import CdimageError, InvalidImageError, UnsupportedPlatformError
 from cdimage.image import Config, Manifest
 from cdimage.pause import PauseProgram
 from cdimage.prepare import LAYER_LIMIT, RECORD, original, prepare, recipe
@@ -231,3 +232,25 @@ def test_a_record_that_somebody_made_up_is_refused(record: Any) -> None:
     config = make_config(config_json(**{RECORD: record}))
     with pytest.raises(InvalidImageError):
         original(config)
+
+
+@given(
+    st.sampled_from(["config", "rootfs", "history", "os", "variant", RECORD]),
+    st.sampled_from(["layers", "annotations", "subject", "artifactType", "config", "x"]),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(
+            st.sampled_from(["Entrypoint", "Volumes", "Healthcheck", "diff_ids", "a"]), inner
+        ),
+    ),
+)  # fmt: skip
+def test_whatever_an_image_holds_it_is_prepared_or_refused(
+    key: str, other: str, value: Any
+) -> None:
+    with suppress(CdimageError):
+        config = make_config({**config_json(), key: value})
+        manifest = make_manifest({**manifest_json(config), other: value})
+        prepared = prepare(manifest, config, PAUSE)
+        Manifest.parse(prepared.manifest.data, prepared.manifest.media_type)
+        Config.parse(prepared.config.data, prepared.config.media_type)
+        original(prepared.config)
