@@ -91,6 +91,12 @@ class Node:
             input=data, env=tool_env(), check=True, timeout=60,
         )  # fmt: skip
 
+    def collect(self) -> None:
+        """Have the garbage collector run, and wait for it."""
+        name = next(iter(self.images()))
+        self.ctr("images", "tag", name, "collected.example/x:y")
+        self.ctr("images", "rm", "--sync", "collected.example/x:y")
+
     def clear(self) -> None:
         """Remove everything; what a failed test left, too."""
         for line in self.ctr("containers", "ls", "-q").split():

@@ -122,6 +122,8 @@ async def test_many_callers_of_one_digest_fetch_each_layer_once(
     ]
     assert sorted(set(fetched) & set(pushed.layers)) == sorted(pushed.layers)
     assert [digest for digest in pushed.layers if fetched.count(digest) != 1] == []
+    resolved = [r for r in registry.requests()[before:] if "/manifests/" in r.path]
+    assert len(resolved) <= processes
     assert node.leases() == set()
     await store.untag_image(pushed.digest)
     assert node.is_empty()

@@ -98,7 +98,8 @@ class Wine:
                 process.wait(2 * DEADLINE)
             finally:
                 process.kill()
-        return process.returncode, self.output.read_text(), self.errors.read_text()
+        output = self.output.read_bytes().decode()  # with its own ends of lines
+        return process.returncode, output, self.errors.read_text()
 
     @property
     def output(self) -> Path:
@@ -172,7 +173,7 @@ def press(wine: Wine) -> str:
 
 
 def test_it_prints_its_version(wine: Wine) -> None:
-    assert wine.end(wine.start("pause.exe", "-v"))[:2] == (0, "cdimage-pause 1\n")
+    assert wine.end(wine.start("pause.exe", "-v"))[:2] == (0, "cdimage-pause 1\r\n")
 
 
 def test_ctrl_c_ends_it_with_0(wine: Wine) -> None:

@@ -242,7 +242,7 @@ def test_it_asks_to_be_a_subreaper_only_where_it_is_not_pid_1(
 
 @amd64
 @pytest.mark.parametrize("user", [0, 1, 65534, 4294967294])
-def test_it_needs_no_file_no_proc_no_open_descriptor_and_no_particular_user(
+def test_it_needs_no_other_file_no_proc_and_no_particular_user(
     runner: Runner, user: int, tmp_path: Path
 ) -> None:
     root = tmp_path / "root"
