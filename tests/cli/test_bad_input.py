@@ -202,3 +202,8 @@ def test_the_image_id_is_not_the_digest_and_the_error_says_so(
     pushed = pusher.push(image, new_repository())
     said = cdimage(node, "pull", pushed.reference, "--digest", image.config.digest)
     check_refused(said, 3, "image ID")
+    # The same where containerd has a blob of that digest: it is no image either.
+    node.ctr("images", "pull", "--plain-http", pushed.reference)
+    for digest in (image.config.digest, *pushed.layers):
+        said = cdimage(node, "pull", pushed.reference, "--digest", digest)
+        check_refused(said, 3, pushed.digest, digest)

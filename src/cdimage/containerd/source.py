@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from cdimage.containerd.client import Client
 from cdimage.descriptor import Descriptor, Digest, MediaType
-from cdimage.errors import InvalidReferenceError, NotFoundError
+from cdimage.errors import InvalidImageError, InvalidReferenceError, NotFoundError
 from cdimage.image import DOCUMENT_LIMIT, parse_json
 from cdimage.reference import Reference
 
@@ -38,7 +38,10 @@ class ContentSource:
                 raise NotFoundError(f"{reference.digest} in {self.name} is not an image")
         if not reference.digest.matches(data):
             raise NotFoundError(f"{self.name} holds {reference.digest} with other bytes")
-        return Descriptor(_media_type(data), reference.digest, len(data), data=data)
+        media_type = _media_type(data)
+        if not media_type:
+            raise NotFoundError(f"{reference.digest} in {self.name} is not an image")
+        return Descriptor(media_type, reference.digest, len(data), data=data)
 
     @asynccontextmanager
     async def fetch(
@@ -54,9 +57,14 @@ class ContentSource:
 
 
 def _media_type(data: bytes) -> str:
-    """The type that the document states, or the one that its fields imply."""
-    value = parse_json(data, "manifest")
+    """The type that the document states, or the one that its fields imply; "" for none."""
+    try:
+        value = parse_json(data, "manifest")
+    except InvalidImageError:
+        return ""
     stated = value.get("mediaType")
-    if isinstance(stated, str):
+    if isinstance(stated, str) and stated:
         return stated
+    if "schemaVersion" not in value:  # a config has none, and that is what an image ID names
+        return ""
     return MediaType.OCI_INDEX if "manifests" in value else MediaType.OCI_MANIFEST
