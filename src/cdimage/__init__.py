@@ -19,6 +19,7 @@ from cdimage.errors import (
     BackendError,
     CdimageError,
     DigestMismatchError,
+    InvalidConfigurationError,
     InvalidImageError,
     InvalidPauseProgramError,
     InvalidReferenceError,
@@ -29,6 +30,7 @@ from cdimage.errors import (
 )
 from cdimage.pause import PauseBinaries
 from cdimage.reference import Reference, prepared_image_name
+from cdimage.retry import Retry
 from cdimage.store import ImageStore, Progress, ProgressCallback, Source, State
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from cdimage.containerd.records import PreparedImage
     from cdimage.containerd.store import Store
     from cdimage.registry import Registry
+    from cdimage.registry.credentials import Credentials
 
 __version__ = "0.1.0"
 
@@ -44,10 +47,12 @@ __all__ = [
     "BackendError",
     "CdimageError",
     "Client",
+    "Credentials",
     "Descriptor",
     "Digest",
     "DigestMismatchError",
     "ImageStore",
+    "InvalidConfigurationError",
     "InvalidImageError",
     "InvalidPauseProgramError",
     "InvalidReferenceError",
@@ -60,6 +65,7 @@ __all__ = [
     "ProgressCallback",
     "Reference",
     "Registry",
+    "Retry",
     "Source",
     "State",
     "Store",
@@ -72,6 +78,7 @@ __all__ = [
 _LAZY = {
     "TLS": "cdimage.containerd.client",
     "Client": "cdimage.containerd.client",
+    "Credentials": "cdimage.registry.credentials",
     "PreparedImage": "cdimage.containerd.records",
     "Registry": "cdimage.registry",
     "Store": "cdimage.containerd.store",

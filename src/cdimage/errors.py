@@ -6,6 +6,7 @@
     ├── InvalidReferenceError      correct the name, the digest or the platform that was passed
     ├── InvalidImageError          the image itself is broken, or is not an image: use another
     ├── InvalidPauseProgramError   correct the path of the pause program
+    ├── InvalidConfigurationError  correct the file that the message names
     ├── UnsupportedPlatformError   ask for another platform, or bring a pause program for it
     ├── DigestMismatchError        what came is not what was asked for (``expected``, ``actual``)
     ├── NotFoundError              it is not there
@@ -50,6 +51,12 @@ class InvalidPauseProgramError(CdimageError):
     exit_code = 2
 
 
+class InvalidConfigurationError(CdimageError):
+    """A file of settings, as ``hosts.toml`` or a certificate, that cannot be understood."""
+
+    exit_code = 2
+
+
 class UnsupportedPlatformError(CdimageError):
     """The image has no variant for the platform, or there is no pause program for it."""
 
@@ -85,9 +92,17 @@ class PermissionDeniedError(CdimageError):
 
 
 class UnavailableError(CdimageError):
-    """The other side cannot be reached or is busy; the same call may succeed later."""
+    """The other side cannot be reached or is busy; the same call may succeed later.
+
+    Attributes:
+        retry_after: How many seconds the other side asked to wait; None when it did not say.
+    """
 
     exit_code = 8
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class BackendError(CdimageError):
