@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -43,16 +44,17 @@ def test_the_python_example_runs(node: Node, busybox: Pushed) -> None:
     assert node.is_empty()
 
 
-def test_the_shell_examples_run(node: Node, busybox: Pushed) -> None:
+def test_the_shell_examples_run(node: Node, busybox: Pushed, tmp_path: Path) -> None:
     (example,) = blocks("console")
     lines = [line.removeprefix("$ ").partition(" #")[0].strip() for line in example.splitlines()]
     commands = [line.split() for line in lines if line.startswith("cdimage ")]
-    assert len(commands) == 6
+    assert len(commands) == 7
+    (tmp_path / "images.txt").write_text(f"{busybox.reference}\n")
     for command in commands:
         real = [
-            word.replace("ghcr.io/org/app:1.2", busybox.reference).replace(
-                "sha256:…", busybox.digest
-            )
+            word.replace("ghcr.io/org/app:1.2", busybox.reference)
+            .replace("sha256:…", busybox.digest)
+            .replace("images.txt", str(tmp_path / "images.txt"))
             for word in command[1:]
         ]
         assert cdimage(node, *real).code == 0, real

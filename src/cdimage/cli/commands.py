@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import AsyncExitStack
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import click
 
+from cdimage.cli.batch import (
+    Wish,
+    check_several,
+    pull_all,
+    pull_one,
+    read_references,
+    show_results,
+)
 from cdimage.cli.output import as_json, show_fields, show_json, show_table
 from cdimage.cli.progress import showing_progress
 from cdimage.cli.settings import Settings
@@ -17,44 +26,64 @@ from cdimage.containerd.store import Store
 from cdimage.descriptor import Digest, Platform
 from cdimage.errors import InvalidReferenceError, UnsupportedPlatformError
 from cdimage.pause import PauseBinaries
-from cdimage.reference import Reference
-from cdimage.registry import Registry
+from cdimage.registry import HOSTS_FOLDERS, Registry
 
 
-async def pull(
-    settings: Settings,
-    reference: str,
-    digest: str | None,
-    platform: str | None,
-    plain_http: bool,
-    pause: str | None,
-    quiet: bool,
-) -> None:
-    """Pull and prepare an image."""
-    parsed = Reference.parse(reference)
-    wanted = Platform.parse(platform) if platform else None
-    programs = _pause_programs(pause, wanted)
+@dataclass(frozen=True, slots=True)
+class PullOptions:
+    """What the command line says of a pull."""
+
+    references: tuple[str, ...]
+    files: tuple[str, ...]
+    digest: str | None
+    platform: str | None
+    plain_http: bool
+    hosts_dirs: tuple[str, ...]
+    pause: str | None
+    check_access: bool
+    quiet: bool
+
+
+async def pull(settings: Settings, options: PullOptions) -> int:
+    """Pull and prepare images; the exit code."""
+    references = _references(options)
+    check_several(references, options.digest)
+    wanted = Platform.parse(options.platform) if options.platform else None
+    programs = _pause_programs(options.pause, wanted)
+    wish = Wish(wanted, options.check_access)
+    folders = [Path(path) for path in options.hosts_dirs] or HOSTS_FOLDERS
+    is_batch = len(references) > 1 or bool(options.files)
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(settings.connect())
-        insecure = {parsed.registry} if plain_http else set()
-        registry = await stack.enter_async_context(Registry(insecure=insecure))
-        store = Store(
-            client,
-            snapshotter=settings.snapshotter,
-            open_source=registry.open,
-            pause=programs,
+        registry = await stack.enter_async_context(
+            Registry(insecure=options.plain_http, hosts_folders=folders)
         )
-        if digest is None:
-            digest = await store.resolve_image(reference)
-            if parsed.digest is None:
-                click.echo(f"{parsed} is {digest}", err=True)
-        with showing_progress(quiet=quiet) as progress:
-            await store.pull_image(reference, digest, platform=wanted, progress=progress)
-        image = await store.get_image(digest)
+        store = Store(
+            client, snapshotter=settings.snapshotter, open_source=registry.open, pause=programs
+        )
+        with showing_progress(quiet=options.quiet, many=is_batch) as display:
+            if is_batch:
+                results = await pull_all(store, references, wish, display)
+            else:
+                image = await pull_one(store, references[0], options.digest, wish, display)
+    if is_batch:
+        return show_results(results, is_json=settings.is_json)
     if settings.is_json:
         show_json(as_json(image))
     else:
         show_fields([("prepared", image.name), ("user digest", str(image.user_digest))])
+    return 0
+
+
+def _references(options: PullOptions) -> list[str]:
+    """Those of the command line, where ``-`` is standard input, and those of the files."""
+    found: list[str] = []
+    for text in options.references:
+        found += read_references(sys.stdin) if text == "-" else [text]
+    for path in options.files:
+        with click.open_file(path, encoding="utf-8") as file:
+            found += read_references(file)
+    return found
 
 
 async def ls(settings: Settings) -> None:

@@ -13,18 +13,20 @@ import click
 from click.shell_completion import get_completion_class
 
 import cdimage
+from cdimage.cli import interrupt
+from cdimage.cli.log import log_to_standard_error
 from cdimage.cli.settings import OutputFormat, Settings
 from cdimage.errors import CdimageError
 
 INTERRUPTED = 130
 FAILED = 1
-
-Command = Callable[..., Coroutine[Any, Any, None]]
+_SHOW_CURSOR = "\x1b[?25h"
+_INTERRUPTED = "interrupted; the next pull goes on from what arrived"
 
 _EPILOG = """\
-Exit codes: 0 done; 1 failed on this machine; 2 wrong usage, reference or pause program; 3 digest
-mismatch; 4 invalid image; 5 unsupported platform; 6 not found; 7 permission denied; 8 unavailable,
-try again; 9 the daemon or the registry failed; 130 interrupted.
+Exit codes: 0 done; 1 failed on this machine; 2 wrong usage, reference, settings or pause program;
+3 digest mismatch; 4 invalid image; 5 unsupported platform; 6 not found; 7 permission denied;
+8 unavailable, try again; 9 the daemon or the registry failed; 130 interrupted.
 """
 
 _CONNECTION = (
@@ -96,23 +98,48 @@ def cli() -> None:
     """
 
 
-@cli.command(short_help="Pull and prepare an image.")
-@click.argument("reference", metavar="REF")
+@cli.command(short_help="Pull and prepare images.")
+@click.argument("references", metavar="REF...", nargs=-1)
+@click.option(
+    "--file",
+    "files",
+    type=click.Path(exists=True, dir_okay=False, allow_dash=True),
+    multiple=True,
+    metavar="FILE",
+    help="More references, one a line; # begins a comment, - is standard input.",
+)
 @click.option("--digest", metavar="DIGEST", help="The digest that REF must have.")
 @click.option("--platform", metavar="OS/ARCH", help="As linux/arm64. [default: the daemon's own]")
 @click.option("--plain-http", is_flag=True, help="Speak HTTP, without TLS, to REF's registry.")
+@click.option(
+    "--hosts-dir",
+    "hosts_dirs",
+    type=click.Path(exists=True, file_okay=False),
+    multiple=True,
+    metavar="DIR",
+    help="Where the hosts.toml of mirrors are. "
+    "[default: /etc/containerd/certs.d, /etc/docker/certs.d]",
+)
 @click.option("--pause", metavar="FILE", help="A pause program for the platform, not the bundled.")
+@click.option(
+    "--check-access",
+    is_flag=True,
+    help="Ask the registry whether you may have an image that is here already.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@click.option("--debug", is_flag=True, help="Show every request to a registry.")
 @_connected
-def pull(settings: Settings, **arguments: Any) -> Coroutine[Any, Any, None]:
-    """Pull and prepare an image.
+def pull(settings: Settings, *, debug: bool, **arguments: Any) -> Coroutine[Any, Any, int]:
+    """Pull and prepare images.
 
     REF is an image reference, as debian:12 or ghcr.io/org/app@sha256:… Without a digest, the
-    tag is resolved first, and the digest printed: it is the key of everything else.
+    tag is resolved first, and the digest printed: it is the key of everything else. With several,
+    one that fails does not stop the others; - reads more from standard input.
     """
     from cdimage.cli import commands  # noqa: PLC0415 - loads gRPC
 
-    return commands.pull(settings, **arguments)
+    log_to_standard_error(debug=debug, quiet=arguments["quiet"])
+    return commands.pull(settings, commands.PullOptions(**arguments))
 
 
 @cli.command(short_help="List the prepared images.")
@@ -181,23 +208,36 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one 
     try:
         work = cli.main(arguments, prog_name="cdimage", standalone_mode=False)
         if asyncio.iscoroutine(work):
-            asyncio.run(work)
-        elif isinstance(work, int):
+            return interrupt.run(work, _end_now) or 0
+        if isinstance(work, int):
             return work  # click's own: --help and --version
     except click.ClickException as error:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort, asyncio.CancelledError):
-        return _say("interrupted; the next pull goes on from what arrived", INTERRUPTED)
+        return _say(_INTERRUPTED, INTERRUPTED)
     except CdimageError as error:
         return _say(str(error), error.exit_code)
     except BrokenPipeError:
         # The reader went away, as with `| head`; nothing is to be flushed to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except OSError as error:
-        return _say(f"{error.filename or ''} {error.strerror or error}".strip(), FAILED)
+    except (OSError, UnicodeError) as error:
+        return _say(_words(error), FAILED)
     return 0
+
+
+def _end_now() -> None:
+    """End without having cleaned up, as a kill would."""
+    _say(f"{_SHOW_CURSOR if sys.stderr.isatty() else ''}{_INTERRUPTED}", INTERRUPTED)
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
+
+
+def _words(error: OSError | UnicodeError) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename or ''} {error.strerror or error}".strip()
+    return f"what was to be read is not text in UTF-8: {error}"
 
 
 def _say(sentence: str, code: int) -> int:

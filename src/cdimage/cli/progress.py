@@ -1,10 +1,15 @@
-"""Progress, on standard error: a bar a layer on a terminal, a line a change elsewhere."""
+"""Progress, on standard error: bars on a terminal, a line a change elsewhere.
+
+One image is drawn layer by layer, several as one line each.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
@@ -12,52 +17,167 @@ from cdimage.cli.output import readable_size
 from cdimage.descriptor import Digest
 from cdimage.store import Progress, ProgressCallback, State
 
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+
+_SHORT = 12
+_NAME_WIDTH = 40
+
+
+class Display(Protocol):
+    """Draws what it is told about images, each known by a name."""
+
+    def image(self, name: str) -> ProgressCallback:
+        """The callback for one image."""
+        ...
+
 
 @contextmanager
-def showing_progress(*, quiet: bool) -> Iterator[ProgressCallback]:
-    """A callback that draws what it is told."""
+def showing_progress(*, quiet: bool, many: bool) -> Iterator[Display]:
+    """A display, for as long as images are pulled.
+
+    Args:
+        quiet: Draw nothing.
+        many: Whether more than one image is pulled.
+    """
     if quiet:
-        yield _show_nothing
+        yield _Silence()
     elif sys.stderr.isatty():
-        with _bars() as callback:
-            yield callback
+        with _bars() as bars:
+            yield _ImageBars(bars) if many else _LayerBars(bars)
     else:
-        yield _Lines()
+        yield _ImageLines() if many else _LayerLines()
 
 
-def _show_nothing(_: Progress) -> None:
-    """Quiet."""
+@dataclass
+class Sum:
+    """What the events of one image add up to, in bytes."""
+
+    latest: dict[Digest, Progress] = field(default_factory=dict)
+
+    def add(self, event: Progress) -> None:
+        """Take the newest event of a blob."""
+        self.latest[event.descriptor.digest] = event
+
+    @property
+    def total(self) -> int:
+        """Of all blobs that are known."""
+        return sum(event.total for event in self.latest.values())
+
+    @property
+    def offset(self) -> int:
+        """Here by now."""
+        return sum(event.offset for event in self.latest.values())
+
+    @property
+    def fetched(self) -> int:
+        """Fetched by this pull."""
+        return sum(event.offset - event.resumed_at for event in self.latest.values())
+
+    @property
+    def state(self) -> State:
+        """Of the blob that is furthest from its end."""
+        order = (State.FETCHING, State.WAITING, State.UNPACKING, State.FETCHED, State.DONE)
+        states = {event.state for event in self.latest.values()}
+        return next((state for state in order if state in states), State.EXISTS)
 
 
-class _Lines:
+class _Silence:
+    def image(self, _: str) -> ProgressCallback:
+        return lambda _: None
+
+
+class _LayerLines:
     """One line whenever a layer's state changes."""
 
-    def __init__(self) -> None:
-        self._shown: dict[Digest, State] = {}
+    def image(self, _: str) -> ProgressCallback:
+        shown: dict[Digest, State] = {}
 
-    def __call__(self, event: Progress) -> None:
-        digest = event.descriptor.digest
-        if self._shown.get(digest) is event.state:
-            return
-        self._shown[digest] = event.state
-        resumed = event.state is State.FETCHING and event.offset > 0
-        where = f" from {readable_size(event.offset)}" if resumed else ""
-        click.echo(
-            f"{short(digest)} {event.state}{where} of {readable_size(event.total)}", err=True
+        def show(event: Progress) -> None:
+            digest = event.descriptor.digest
+            if shown.get(digest) is event.state:
+                return
+            shown[digest] = event.state
+            resumed = event.state is State.FETCHING and event.resumed_at > 0
+            where = f" from {readable_size(event.resumed_at)}" if resumed else ""
+            total = readable_size(event.total)
+            click.echo(f"{short(digest)} {event.state}{where} of {total}", err=True)
+
+        return show
+
+
+class _ImageLines:
+    """One line whenever the state of an image changes, with what it has by then."""
+
+    def image(self, name: str) -> ProgressCallback:
+        seen, shown = Sum(), State.WAITING
+
+        def show(event: Progress) -> None:
+            nonlocal shown
+            seen.add(event)
+            if seen.state is not shown:
+                shown = seen.state
+                sizes = f"{readable_size(seen.offset)} of {readable_size(seen.total)}"
+                click.echo(f"{name} {shown}, {sizes}", err=True)
+
+        return show
+
+
+class _LayerBars:
+    """A bar for each layer."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+
+    def image(self, _: str) -> ProgressCallback:
+        draw = _drawing(self._bars)
+        return lambda event: draw(
+            short(event.descriptor.digest), event.offset, event.total, event.state
         )
 
 
+class _ImageBars:
+    """A bar for each image."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+
+    def image(self, name: str) -> ProgressCallback:
+        seen, draw = Sum(), _drawing(self._bars)
+        shown = name if len(name) <= _NAME_WIDTH else f"…{name[1 - _NAME_WIDTH :]}"
+        draw(shown, 0, None, State.WAITING)
+
+        def add(event: Progress) -> None:
+            seen.add(event)
+            draw(shown, seen.offset, seen.total, seen.state)
+
+        return add
+
+
+def _drawing(bars: Bars) -> Callable[[str, int, int | None, State], None]:
+    """A function that draws a bar of a name: how much is here, of how much."""
+    from rich.progress import TaskID  # noqa: PLC0415 - only terminals pay for it
+
+    tasks: dict[str, TaskID] = {}
+
+    def draw(name: str, offset: int, total: int | None, state: State) -> None:
+        if name not in tasks:
+            tasks[name] = bars.add_task(name, total=total, state=state)
+        bars.update(tasks[name], completed=offset, total=total, state=state)
+
+    return draw
+
+
 @contextmanager
-def _bars() -> Iterator[ProgressCallback]:
+def _bars() -> Iterator[Bars]:
     from rich.console import Console  # noqa: PLC0415 - only terminals pay for it
     from rich.progress import (  # noqa: PLC0415
         BarColumn,
         DownloadColumn,
-        TaskID,
+        Progress,
         TextColumn,
         TransferSpeedColumn,
     )
-    from rich.progress import Progress as Bars  # noqa: PLC0415
 
     columns = (
         TextColumn("{task.description}"),
@@ -66,18 +186,10 @@ def _bars() -> Iterator[ProgressCallback]:
         TransferSpeedColumn(),
         TextColumn("{task.fields[state]}"),
     )
-    tasks: dict[Digest, TaskID] = {}
-    with Bars(*columns, console=Console(stderr=True)) as bars:
-
-        def draw(event: Progress) -> None:
-            digest = event.descriptor.digest
-            if digest not in tasks:
-                tasks[digest] = bars.add_task(short(digest), total=event.total, state=event.state)
-            bars.update(tasks[digest], completed=event.offset, state=event.state)
-
-        yield draw
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        yield bars
 
 
 def short(digest: Digest) -> str:
     """Enough of a digest for people to tell it from others."""
-    return digest.hex[:12]
+    return digest.hex[:_SHORT]
