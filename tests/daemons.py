@@ -79,9 +79,11 @@ class Daemon:
         return self._process.pid
 
     def _start(self, command: Sequence[str], is_ready: Callable[[], bool]) -> None:
+        # docker-registry takes settings from the environment, REGISTRY_AUTH_FILE among them.
+        env = {key: value for key, value in tool_env().items() if not key.startswith("REGISTRY_")}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=tool_env(),
+                command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=env,
                 start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + START_SECONDS

@@ -7,9 +7,9 @@ streams.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
 
 from cdimage.descriptor import Descriptor, Digest, MediaType, Platform
 from cdimage.errors import (
@@ -182,7 +182,7 @@ async def copy_blob(
     content: ContentStore,
     descriptor: Descriptor,
     *,
-    limit: asyncio.Semaphore,
+    limits: Sequence[asyncio.Semaphore],
     labels: Mapping[str, str],
     progress: ProgressCallback,
 ) -> None:
@@ -195,7 +195,7 @@ async def copy_blob(
         source: Where from.
         content: Where to.
         descriptor: The blob.
-        limit: How many blobs of one pull are fetched at the same time.
+        limits: How many blobs are fetched at the same time; taken in this order.
         labels: Set on the blob when it is committed.
         progress: Called as bytes arrive.
 
@@ -203,34 +203,61 @@ async def copy_blob(
         DigestMismatchError: The source sent other bytes than the descriptor says.
         UnavailableError: The connection broke. What arrived stays for the next attempt.
     """
-    async with limit, content.writer(descriptor) as writer:
+    async with AsyncExitStack() as stack:
+        for limit in limits:
+            await stack.enter_async_context(limit)
+        writer = await stack.enter_async_context(content.writer(descriptor))
         if writer is None:
-            progress(Progress(descriptor, State.EXISTS, descriptor.size, descriptor.size))
+            # Somebody else fetched it while we waited.
+            progress(Progress(descriptor, State.FETCHED, descriptor.size, descriptor.size))
             return
-        resumed = writer.offset > 0
+        resumed_at = writer.offset
         try:
             await _stream(source, writer, descriptor, progress)
             await writer.commit(labels)
         except DigestMismatchError:
-            if not resumed:
+            if resumed_at == 0:
                 raise
             await writer.restart()
+            resumed_at = 0
             await _stream(source, writer, descriptor, progress)
             await writer.commit(labels)
-    progress(Progress(descriptor, State.FETCHED, descriptor.size, descriptor.size))
+    progress(Progress(descriptor, State.FETCHED, descriptor.size, resumed_at))
 
 
 async def _stream(
     source: Source, writer: Writer, descriptor: Descriptor, progress: ProgressCallback
 ) -> None:
-    total = descriptor.size
-    progress(Progress(descriptor, State.FETCHING, writer.offset, total))
-    if writer.offset == total:
+    begin = writer.offset
+    progress(Progress(descriptor, State.FETCHING, begin, begin))
+    if begin == descriptor.size:
         return
-    async with source.fetch(descriptor, writer.offset) as chunks:
+    async with source.fetch(descriptor, begin) as chunks:
         async for chunk in chunks:
             await writer.write(chunk)
-            progress(Progress(descriptor, State.FETCHING, writer.offset, total))
+            progress(Progress(descriptor, State.FETCHING, writer.offset, begin))
+
+
+class Tracker:
+    """Makes the events of one pull add up, on their way to a callback."""
+
+    def __init__(self, callback: ProgressCallback) -> None:
+        self._callback = callback
+        self._latest: dict[Digest, Progress] = {}
+
+    def __call__(self, event: Progress) -> None:
+        """Pass an event on; what is done after fetching keeps where that was resumed."""
+        before = self._latest.get(event.descriptor.digest)
+        if before is not None and event.state in {State.UNPACKING, State.DONE}:
+            event = replace(event, resumed_at=before.resumed_at)
+        self._latest[event.descriptor.digest] = event
+        self._callback(event)
+
+    def finish(self) -> None:
+        """Everything is here: say so of the blobs that needed no unpacking."""
+        for event in list(self._latest.values()):
+            if not event.is_last:
+                self(replace(event, state=State.DONE))
 
 
 @asynccontextmanager

@@ -103,7 +103,11 @@ class ContentStore(Protocol):
 
 
 class State(StrEnum):
-    """What is happening to a blob."""
+    """What is happening to a blob.
+
+    From ``waiting`` by ``fetching`` (many times) and ``fetched`` to ``unpacking`` and ``done``; or
+    from ``exists`` on, for a blob that was here. What need not be unpacked leaves that out.
+    """
 
     WAITING = "waiting"
     EXISTS = "exists"
@@ -117,17 +121,31 @@ class State(StrEnum):
 class Progress:
     """Something happened to one blob of an image.
 
+    The last event of each blob is ``exists`` or ``done``, with all bytes here: so offsets add up
+    to the size of the image, and what was fetched is the sum of ``offset - resumed_at``.
+
     Attributes:
         descriptor: The blob.
         state: What is happening to it now.
         offset: How many of its bytes are here.
-        total: Its size in bytes.
+        resumed_at: How many of them were here before: left by an earlier attempt, or fetched
+            by somebody else.
     """
 
     descriptor: Descriptor
     state: State
     offset: int
-    total: int
+    resumed_at: int = 0
+
+    @property
+    def total(self) -> int:
+        """The size of the blob in bytes."""
+        return self.descriptor.size
+
+    @property
+    def is_last(self) -> bool:
+        """Whether nothing more happens to the blob."""
+        return self.state in {State.EXISTS, State.DONE}
 
 
 ProgressCallback = Callable[[Progress], None]

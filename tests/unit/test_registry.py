@@ -29,6 +29,7 @@ from cdimage.registry import Registry, Repository
 from cdimage.registry.auth import Authenticator, Tokens
 from cdimage.registry.challenge import Challenge
 from cdimage.registry.endpoint import Endpoint
+from cdimage.registry.hosts import Host
 
 MANIFEST = make_image()[0]
 BLOB = bytes(range(256)) * 2000
@@ -289,11 +290,13 @@ async def test_tokens_are_not_fetched_in_the_clear_for_a_registry_on_https(
     fake: FakeRegistry,
 ) -> None:
     async with Registry() as registry:
-        auth = Authenticator(Tokens(registry), Reference.parse("registry.example/app"))
-        endpoint = Endpoint("registry.example", "registry.example", is_plain=False)
+        endpoint = Endpoint("registry.example", Host("https://registry.example/v2"))
+        auth = Authenticator(
+            Tokens(registry), Reference.parse("registry.example/app"), endpoint, None
+        )
         challenge = Challenge("bearer", {"realm": f"http://{fake.host}/token"})
         with pytest.raises(PermissionDeniedError, match="without https"):
-            await auth.answer([challenge], endpoint, None)
+            await auth.answer([challenge], None)
     assert fake.seen == []
 
 

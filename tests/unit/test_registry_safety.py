@@ -308,7 +308,7 @@ async def test_an_expired_token_is_not_sent(
     await fetch(source)
     assert fake.paths().count("/token") == 2
     sent = [r.headers.get("Authorization") for r in fake.seen if r.path != "/token"]
-    assert sent == [None, "Bearer good", "Bearer good", None, "Bearer good"]
+    assert sent == [None, "Bearer good", "Bearer good", "Bearer good"]
 
 
 async def test_a_token_is_shared_by_all_that_open_the_repository(fake: FakeRegistry) -> None:
@@ -469,7 +469,7 @@ def test_no_configuration_raises_anything_but_what_is_said(config: dict[str, obj
     try:
         parsed = parse_config(json.dumps(config).encode(), "config.json")
         helper, server = helper_for(parsed, "r.example")
-        credentials_in(parsed, "r.example", "config.json")
+        credentials_in(parsed, "r.example", "", "config.json")
     except PermissionDeniedError:
         return
     assert isinstance(helper, str)
@@ -485,7 +485,7 @@ def test_no_bytes_of_a_configuration_raise_anything_else(data: bytes) -> None:
 @pytest.mark.parametrize("key", ["r.example/team", "r.example.evil", "evil/r.example"])
 def test_an_entry_for_something_else_is_not_used(key: str) -> None:
     config = {"auths": {key: {"username": "me", "password": SECRET}}}
-    assert not credentials_in(config, "r.example", "config.json")
+    assert not credentials_in(config, "r.example", "", "config.json")
 
 
 def test_a_helper_of_one_registry_goes_before_the_helper_of_all() -> None:
@@ -497,7 +497,7 @@ def test_a_helper_of_one_registry_goes_before_the_helper_of_all() -> None:
 @pytest.mark.parametrize("entry", [{"auth": "bm9jb2xvbg=="}, {"registrytoken": "a\nb"}])
 def test_an_entry_that_no_header_can_hold_is_said_to_be_so(entry: dict[str, str]) -> None:
     with pytest.raises(PermissionDeniedError, match="log in"):
-        credentials_in({"auths": {"r.example": entry}}, "r.example", "config.json")
+        credentials_in({"auths": {"r.example": entry}}, "r.example", "", "config.json")
 
 
 @asynccontextmanager

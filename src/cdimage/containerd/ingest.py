@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cdimage.containerd.client import Client
@@ -40,7 +40,7 @@ class Ingest:
     snapshotter: str | None
     progress: ProgressCallback
 
-    async def run(self, labels: Mapping[str, str], limit: asyncio.Semaphore) -> None:
+    async def run(self, labels: Mapping[str, str], *limits: asyncio.Semaphore) -> None:
         """Store everything but the record; layers are unpacked while others arrive.
 
         The prepared manifest is written first, because its labels hold whatever of the base
@@ -48,7 +48,7 @@ class Ingest:
 
         Args:
             labels: Set on the layers that are fetched.
-            limit: How many of them at the same time.
+            limits: How many of them at the same time, of this image and of all.
         """
         prepared, content = self.prepared, self.client.content
         config, manifest = prepared.config, prepared.manifest
@@ -58,7 +58,7 @@ class Ingest:
             top = group.create_task(self._write_pause_layer())
             group.create_task(content.put(config.descriptor, config.data, held))
             written = group.create_task(content.put(manifest.descriptor, manifest.data, kept))
-            arriving = group.create_task(self._fetch(group, written, labels, limit))
+            arriving = group.create_task(self._fetch(group, written, labels, limits))
             if self.snapshotter is not None:
                 unpacker = Unpacker(self.client, self.snapshotter)
                 await self._unpack(group, unpacker, top, arriving)
@@ -75,7 +75,7 @@ class Ingest:
         group: asyncio.TaskGroup,
         written: asyncio.Task[None],
         labels: Mapping[str, str],
-        limit: asyncio.Semaphore,
+        limits: Sequence[asyncio.Semaphore],
     ) -> Arriving:
         """Start to copy what is not here, once the manifest holds what is.
 
@@ -91,12 +91,18 @@ class Ingest:
             group.create_task(content.put(document.descriptor, document.data, {}))
         arriving: Arriving = {}
         for layer in layers:
-            state = State.EXISTS if layer.digest in here else State.WAITING
-            offset = layer.size if layer.digest in here else 0
-            self.progress(Progress(layer, state, offset, layer.size))
+            if layer.digest in here:
+                self.progress(Progress(layer, State.EXISTS, layer.size, layer.size))
+            else:
+                self.progress(Progress(layer, State.WAITING, 0))
             if layer.digest not in here and layer.digest not in arriving:
                 copying = copy_blob(
-                    self.source, content, layer, limit=limit, labels=labels, progress=self.progress
+                    self.source,
+                    content,
+                    layer,
+                    limits=limits,
+                    labels=labels,
+                    progress=self.progress,
                 )
                 arriving[layer.digest] = group.create_task(copying)
         return arriving
@@ -135,9 +141,9 @@ class Ingest:
         if extraction is not None:
             if descriptor.digest in arriving:
                 await arriving[descriptor.digest]
-            self.progress(Progress(descriptor, State.UNPACKING, size, size))
+            self.progress(Progress(descriptor, State.UNPACKING, size))
             await unpacker.finish(extraction)
-        self.progress(Progress(descriptor, State.DONE, size, size))
+        self.progress(Progress(descriptor, State.DONE, size))
 
 
 def _unpacked_layers(prepared: Prepared) -> list[UnpackedLayer]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 from cdimage.containerd.client import Client
@@ -26,12 +26,20 @@ from cdimage.errors import (
 from cdimage.image import Manifest
 from cdimage.pause import PauseBinaries
 from cdimage.prepare import Original, original, prepare, recipe
-from cdimage.pull import read, read_config, resolve_image
+from cdimage.pull import Tracker, read, read_config, resolve_image
 from cdimage.reference import Reference, prepared_image_name
+from cdimage.retry import PersistentSource, Retry
 from cdimage.store import Progress, ProgressCallback, Source
 
+if TYPE_CHECKING:
+    from cdimage.registry.credentials import Credentials
+
 DEFAULT_CONCURRENCY: Final = 3
+DEFAULT_TOTAL_CONCURRENCY: Final = 12
 LEASE_SECONDS: Final = 24 * 3600.0
+
+OpenSource = Callable[[Reference, "Credentials | None"], Source]
+"""Opens what a reference names, for whoever these credentials belong to."""
 
 _SNAPSHOTTER_LABEL: Final = "containerd.io/defaults/snapshotter"
 
@@ -56,8 +64,11 @@ class Store:
         pause: The pause programs; None is those that ship with cdimage.
         snapshotter: What everything is unpacked into, and what containers must then be started
             with. None is the namespace's default, or else the daemon's for its platform.
-        open_source: Where images come from; None is their registries.
+        open_source: Where images come from, given the caller's credentials for one pull, or
+            None; None is their registries.
         concurrency: How many layers of one image are fetched at the same time.
+        total_concurrency: How many layers of all images are.
+        retry: How patient to be with a source that is unavailable.
         lease_seconds: How long the bytes of a pull that was killed are kept for the next one.
     """
 
@@ -67,8 +78,10 @@ class Store:
         *,
         pause: PauseBinaries | None = None,
         snapshotter: str | None = None,
-        open_source: Callable[[Reference], Source] | None = None,
+        open_source: OpenSource | None = None,
         concurrency: int = DEFAULT_CONCURRENCY,
+        total_concurrency: int = DEFAULT_TOTAL_CONCURRENCY,
+        retry: Retry | None = None,
         lease_seconds: float = LEASE_SECONDS,
     ) -> None:
         self._client = client
@@ -76,6 +89,8 @@ class Store:
         self._wanted_snapshotter = snapshotter
         self._open_source = open_source
         self._concurrency = concurrency
+        self._slots = asyncio.Semaphore(total_concurrency)
+        self._retry = retry or Retry()
         self._lease_seconds = lease_seconds
         self._known_daemon: _Daemon | None = None
         self._locks: WeakValueDictionary[Digest, asyncio.Lock] = WeakValueDictionary()
@@ -136,8 +151,14 @@ class Store:
         """
         return (await self._daemon()).snapshotter
 
-    async def resolve_image(self, image_path: str) -> str:
+    async def resolve_image(
+        self, image_path: str, *, credentials: Credentials | None = None
+    ) -> str:
         """The digest that a reference names now: to be passed to `pull_image`.
+
+        Args:
+            image_path: As for `pull_image`.
+            credentials: As for `pull_image`.
 
         Raises:
             InvalidReferenceError: It is not a reference.
@@ -148,7 +169,7 @@ class Store:
         reference = Reference.parse(image_path)
         if reference.digest is not None:
             return str(reference.digest)
-        async with self._source(reference) as source:
+        async with self._source(reference, credentials) as source:
             return str((await source.resolve(reference)).digest)
 
     async def pull_image(
@@ -157,6 +178,8 @@ class Store:
         expected_digest: str,
         *,
         platform: Platform | None = None,
+        credentials: Credentials | None = None,
+        check_access: bool = False,
         progress: ProgressCallback | None = None,
     ) -> None:
         """Pull an image, verify its digest, put the pause program on top and register it.
@@ -172,6 +195,11 @@ class Store:
             expected_digest: The digest of an index or of a manifest; the key from now on.
             platform: What the image must be for; None is what a manifest says, or the daemon's
                 own platform where there is a choice.
+            credentials: The caller's own, for this pull alone, in place of those that this
+                machine keeps. Mirrors and other hosts never see them.
+            check_access: Ask the registry, by a request for the manifest, whether these
+                credentials may have the image, even if it is here already: for workers that
+                serve several tenants. A tenant without any passes ``Credentials()``.
             progress: Told what happens to each blob.
         """
         reference, digest = Reference.parse(image_path), Digest.parse(expected_digest)
@@ -181,6 +209,9 @@ class Store:
                 expected=str(digest),
                 actual=str(reference.digest),
             )
+        if check_access:
+            async with self._source(reference, credentials) as source:
+                await source.resolve(reference.at(digest))
         # The first caller does the work; those who waited find it done.
         async with self._locks.setdefault(digest, asyncio.Lock()):
             before = await self._find(digest)
@@ -191,7 +222,7 @@ class Store:
                 # What containerd holds whole needs no network.
                 await work(ContentSource(self._client), reference.at(digest))
             except (NotFoundError, UnsupportedPlatformError):
-                async with self._source(reference) as source:
+                async with self._source(reference, credentials) as source:
                     await work(source, reference)
 
     async def untag_image(self, user_digest: str) -> None:
@@ -243,12 +274,14 @@ class Store:
         own_system = prepared.config.platform.os == daemon.platform.os
         snapshotter = daemon.snapshotter if own_system else None
         async with self._lease() as client:
-            ingest = Ingest(client, source, image, prepared, snapshotter, progress)
+            tracker = Tracker(progress)
+            ingest = Ingest(client, source, image, prepared, snapshotter, tracker)
             labels = source_labels(named.registry, named.repository)
-            await ingest.run(labels, asyncio.Semaphore(self._concurrency))
+            await ingest.run(labels, asyncio.Semaphore(self._concurrency), self._slots)
             await client.images.put(
                 prepared_record(image, prepared, recipe(pause), snapshotter, before)
             )
+            tracker.finish()
 
     @asynccontextmanager
     async def _lease(self) -> AsyncIterator[Client]:
@@ -266,14 +299,16 @@ class Store:
         await leases.delete(lease)
 
     @asynccontextmanager
-    async def _source(self, reference: Reference) -> AsyncIterator[Source]:
+    async def _source(
+        self, reference: Reference, credentials: Credentials | None
+    ) -> AsyncIterator[Source]:
         if self._open_source is not None:
-            yield self._open_source(reference)
+            yield PersistentSource(self._open_source(reference, credentials), self._retry)
             return
         from cdimage.registry import Registry  # noqa: PLC0415 - loads an HTTP client
 
         async with Registry() as registry:
-            yield registry.open(reference)
+            yield PersistentSource(registry.open(reference, credentials), self._retry)
 
     async def _daemon(self) -> _Daemon:
         if self._known_daemon is None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final, Protocol
 
-from cdimage.errors import BackendError, PermissionDeniedError
+from cdimage.errors import BackendError, NotFoundError, PermissionDeniedError
 from cdimage.reference import Reference
 from cdimage.registry.challenge import Challenge
 from cdimage.registry.credentials import Credentials, find_credentials
@@ -40,16 +40,18 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """What a token is good for: who gives it, for which service, to do what.
+    """What a token is good for: who gives it, to whom, for which service, to do what.
 
     Attributes:
-        registry: Whose credentials are shown for it.
+        endpoint: That asked for a token.
+        credentials: Shown for it.
         realm: The token service's address.
         service: As the registry calls itself; "" when it does not.
         scopes: At least ``repository:<name>:pull``.
     """
 
-    registry: str
+    endpoint: Endpoint
+    credentials: Credentials
     realm: str
     service: str
     scopes: tuple[str, ...]
@@ -60,8 +62,8 @@ class TokenClient(Protocol):
 
     async def ask_token_service(
         self,
-        realm: str,
-        query: list[tuple[str, str]],
+        request: TokenRequest,
+        fields: list[tuple[str, str]],
         what: str,
         *,
         authorization: str | None = None,
@@ -79,15 +81,8 @@ class Tokens:
         self._tokens: dict[TokenRequest, Token] = {}
         self._locks: defaultdict[TokenRequest, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    def header(self, request: TokenRequest) -> str | None:
-        """The header of a token that is here and still good."""
-        token = self._tokens.get(request)
-        return token.header if token and token.is_fresh else None
-
-    async def obtain(
-        self, request: TokenRequest, credentials: Credentials, refused: str | None
-    ) -> str:
-        """The header of a token, another than the ``refused`` one.
+    async def header(self, request: TokenRequest, refused: str | None = None) -> str:
+        """The header of a token that is good now, another than the ``refused`` one.
 
         Raises:
             PermissionDeniedError: The credentials are refused.
@@ -95,97 +90,128 @@ class Tokens:
             BackendError: It answered without a token.
         """
         async with self._locks[request]:
-            known = self.header(request)
-            if known is not None and known != refused:
-                return known
-            self._tokens[request] = token = await self._fetch(request, credentials)
-            return token.header
+            known = self._tokens.get(request)
+            if known is None or not known.is_fresh or known.header == refused:
+                self._tokens[request] = known = await self._fetch(request)
+            return known.header
 
-    async def _fetch(self, request: TokenRequest, credentials: Credentials) -> Token:
-        what = f"a token for {request.registry} from {shown_host(request.realm)}"
-        service = [("service", request.service)] if request.service else []
+    async def _fetch(self, request: TokenRequest) -> Token:
+        endpoint, credentials = request.endpoint, request.credentials
+        what = f"a token for {endpoint.netloc} from {shown_host(request.realm)}"
         if credentials.identity_token:
-            form = [
-                ("grant_type", "refresh_token"),
-                *service,
-                ("client_id", _CLIENT_ID),
-                ("scope", " ".join(request.scopes)),
-                ("refresh_token", credentials.identity_token),
-            ]
-            data = await self._client.ask_token_service(request.realm, form, what, is_form=True)
-        else:
-            query = [*service, *(("scope", scope) for scope in request.scopes)]
-            header = basic_header(credentials) if credentials.username else None
-            data = await self._client.ask_token_service(
-                request.realm, query, what, authorization=header
+            data = await self._post(request, what, refresh_token=credentials.identity_token)
+            return _read_token(data, what)
+        service = [("service", request.service)] if request.service else []
+        query = [*service, *(("scope", scope) for scope in request.scopes)]
+        header = basic_header(credentials) if credentials.username else None
+        try:
+            data = await self._client.ask_token_service(request, query, what, authorization=header)
+        except (NotFoundError, BackendError):
+            if not credentials.username:
+                raise
+            # The service knows the newer way only.
+            data = await self._post(
+                request, what, username=credentials.username, password=credentials.password
             )
         return _read_token(data, what)
 
+    async def _post(self, request: TokenRequest, what: str, **secrets: str) -> bytes:
+        form = {
+            "grant_type": "refresh_token" if "refresh_token" in secrets else "password",
+            **({"service": request.service} if request.service else {}),
+            "client_id": _CLIENT_ID,
+            "scope": " ".join(request.scopes),
+            **secrets,
+        }
+        return await self._client.ask_token_service(request, list(form.items()), what, is_form=True)
+
 
 class Authenticator:
-    """Knows the header for one repository, once the registry has asked for one."""
+    """Knows the header for one repository at one endpoint, once it has asked for one.
 
-    def __init__(self, tokens: Tokens, reference: Reference) -> None:
+    Args:
+        tokens: Shared by all.
+        reference: Names the repository.
+        endpoint: Who is asked.
+        given: The caller's own credentials, in place of those that this machine keeps; a
+            mirror, which is somebody else, is never shown them.
+    """
+
+    def __init__(
+        self,
+        tokens: Tokens,
+        reference: Reference,
+        endpoint: Endpoint,
+        given: Credentials | None,
+    ) -> None:
         self._tokens = tokens
         self._name = reference.name
         self._repository = reference.repository
+        self._endpoint = endpoint
+        self._given = None if endpoint.host.is_proxy else given
         self._request: TokenRequest | None = None
         self._fixed: str | None = None
 
-    def header(self) -> str | None:
-        """The header to send now; None to ask without."""
-        return self._tokens.header(self._request) if self._request else self._fixed
+    async def header(self) -> str | None:
+        """The header to send now; None to ask without. A token that has expired is replaced."""
+        return await self._tokens.header(self._request) if self._request else self._fixed
 
-    async def answer(
-        self, challenges: list[Challenge], endpoint: Endpoint, refused: str | None
-    ) -> str:
+    async def answer(self, challenges: list[Challenge], refused: str | None) -> str:
         """The header that answers a refusal.
 
         Args:
             challenges: Of the response.
-            endpoint: Who refused.
             refused: The header that was sent and refused, for which there must be another.
 
         Raises:
             PermissionDeniedError: There is no answer, or the credentials are refused.
         """
-        credentials = await find_credentials(endpoint.registry)
+        credentials = await self._credentials()
         bearer = next((found for found in challenges if found.scheme == "bearer"), None)
         if credentials.registry_token:
             self._fixed = f"Bearer {credentials.registry_token}"
         elif bearer is not None:
-            self._request = self._token_request(bearer, endpoint)
-            return await self._tokens.obtain(self._request, credentials, refused)
+            self._request = self._token_request(bearer, credentials)
+            return await self._tokens.header(self._request, refused)
         elif any(found.scheme == "basic" for found in challenges) and credentials.username:
             self._fixed = basic_header(credentials)
         if self._fixed is None or self._fixed == refused:
-            raise self._denied(endpoint.registry, is_refused=self._fixed is not None)
+            raise self._denied(is_refused=self._fixed is not None)
         return self._fixed
 
-    def _token_request(self, bearer: Challenge, endpoint: Endpoint) -> TokenRequest:
+    async def _credentials(self) -> Credentials:
+        if self._given is not None:
+            return self._given
+        if self._endpoint.host.is_proxy:
+            return await find_credentials(self._endpoint.netloc)
+        return await find_credentials(self._endpoint.registry, self._repository)
+
+    def _token_request(self, bearer: Challenge, credentials: Credentials) -> TokenRequest:
+        endpoint = self._endpoint
         realm = wire_url(bearer.parameters.get("realm", ""))
         if realm is None:
             raise BackendError(
-                f"{self._name} cannot be read: {endpoint.host} asks for a token, "
+                f"{self._name} cannot be read: {endpoint.netloc} asks for a token, "
                 "but does not say where there are any"
             )
         if not realm.startswith("https:") and not endpoint.allows_plain:
             raise PermissionDeniedError(
-                f"{self._name} cannot be read: {endpoint.host} wants credentials to be sent to "
+                f"{self._name} cannot be read: {endpoint.netloc} wants credentials to be sent to "
                 f"{shown_host(realm)} without https"
             )
         # Some registries name scopes of their own; ours is what we need of the others.
         scopes = {f"repository:{self._repository}:pull": None}
         scopes.update(dict.fromkeys(bearer.parameters.get("scope", "").split()))
         service = bearer.parameters.get("service", "")
-        return TokenRequest(endpoint.registry, realm, service, tuple(scopes))
+        return TokenRequest(endpoint, credentials, realm, service, tuple(scopes))
 
-    def _denied(self, registry: str, *, is_refused: bool) -> PermissionDeniedError:
+    def _denied(self, *, is_refused: bool) -> PermissionDeniedError:
+        host = self._endpoint.netloc if self._endpoint.host.is_proxy else self._endpoint.registry
         why = "refuses the credentials" if is_refused else "asks for credentials; there are none"
-        return PermissionDeniedError(
-            f"{self._name} cannot be read: {registry} {why}: "
-            f"log in, for example with `docker login {registry}`"
-        )
+        advice = f"log in, for example with `docker login {host}`"
+        if self._given is not None:
+            advice = "pass others to the pull"
+        return PermissionDeniedError(f"{self._name} cannot be read: {host} {why}: {advice}")
 
 
 def basic_header(credentials: Credentials) -> str:

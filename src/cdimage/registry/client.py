@@ -1,69 +1,78 @@
-"""HTTP to registries: one session, and redirects."""
+"""Registries: their endpoints, connections and tokens."""
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Collection, Mapping
+import asyncio
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 from urllib.parse import urlencode, urlsplit
 
-from cdimage.errors import BackendError
 from cdimage.reference import Reference
-from cdimage.registry.auth import Authenticator, Tokens
-from cdimage.registry.endpoint import (
-    Endpoint,
-    find_endpoint,
-    is_loopback,
-    origin,
-    redirected,
-    shown_host,
-)
-from cdimage.registry.failure import checked, read_bounded, translated
+from cdimage.registry.auth import TokenRequest, Tokens
+from cdimage.registry.credentials import Credentials
+from cdimage.registry.endpoint import Endpoint, find_endpoints
+from cdimage.registry.failure import checked, read_bounded
+from cdimage.registry.http import Connections, Request
 from cdimage.registry.repository import Repository
 
-if TYPE_CHECKING:
-    import aiohttp
+HOSTS_FOLDERS: Final = (Path("/etc/containerd/certs.d"), Path("/etc/docker/certs.d"))
+"""Where containerd and Docker look for mirrors and certificates."""
 
 _CONNECT_SECONDS: Final = 30.0
 _STILL_SECONDS: Final = 60.0
-_READ_BUFFER: Final = 1 << 20
-_REDIRECTS: Final = 10
-_REDIRECT_STATUS: Final = frozenset({301, 302, 303, 307, 308})
 _TOKEN_LIMIT: Final = 1 << 20
-_USER_AGENT: Final = "cdimage"
 
 
 class Registry:
     """Opens repositories of any registry, over connections and tokens that they share.
 
     Used within one event loop; the first request opens connections, `close` ends them.
-    Credentials are those of Docker's ``config.json``, read when a registry asks for them.
+    Credentials are those that Docker and Podman keep, read when a registry asks for them.
     ``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY`` are followed.
 
     A registry on this machine's loopback is spoken to in TLS if it understands that, else in
-    plain HTTP; every other in HTTPS.
+    plain HTTP; every other in HTTPS, unless its ``hosts.toml`` says otherwise. What a registry
+    warns of is logged, once.
 
     Args:
         insecure: Hosts (with their ports) to speak plain HTTP to as well; True for all.
+        hosts_folders: Each holds a folder for a registry, with a ``hosts.toml`` or certificates.
+        connect_seconds: How long a connection may take to be made.
+        still_seconds: How long a connection may stand still; there is no limit on the whole.
     """
 
-    def __init__(self, *, insecure: bool | Collection[str] = False) -> None:
+    def __init__(
+        self,
+        *,
+        insecure: bool | Collection[str] = False,
+        hosts_folders: Sequence[Path] = HOSTS_FOLDERS,
+        connect_seconds: float = _CONNECT_SECONDS,
+        still_seconds: float = _STILL_SECONDS,
+    ) -> None:
         self._insecure = insecure if isinstance(insecure, bool) else frozenset(insecure)
-        self._session: aiohttp.ClientSession | None = None
-        self._context: ssl.SSLContext | None = None
-        self._endpoints: dict[str, Endpoint] = {}
+        self._hosts_folders = hosts_folders
+        self._endpoints: dict[str, tuple[Endpoint, ...]] = {}
+        self._finding: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._tokens = Tokens(self)
+        self.connections = Connections(connect_seconds, still_seconds)
 
-    def open(self, reference: Reference) -> Repository:
-        """The repository that a reference lies in, as a `cdimage.store.Source`; asks nobody."""
-        return Repository(self, reference, Authenticator(self._tokens, reference))
+    def open(self, reference: Reference, credentials: Credentials | None = None) -> Repository:
+        """The repository that a reference lies in, as a `cdimage.store.Source`; asks nobody.
+
+        Args:
+            reference: Names it.
+            credentials: In place of those that this machine keeps, and for this repository
+                alone. The registry itself must then say that they may see an image; a mirror
+                is not believed, and not shown them.
+        """
+        return Repository(self, self._tokens, reference, credentials)
 
     async def close(self) -> None:
         """End the connections. Idempotent."""
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        await self.connections.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -76,49 +85,26 @@ class Registry:
     ) -> None:
         await self.close()
 
-    async def endpoint(self, registry: str) -> Endpoint:
-        """Where a registry's API is; worked out once.
+    async def endpoints(self, registry: str) -> tuple[Endpoint, ...]:
+        """Where a registry's images may be had, mirrors first; worked out once.
 
         Raises:
+            InvalidConfigurationError: Its ``hosts.toml`` cannot be understood.
             UnavailableError: It is on this machine, and does not run.
         """
-        if registry not in self._endpoints:
-            asked = self._insecure
-            insecure = asked if isinstance(asked, bool) else registry in asked
-            self._endpoints[registry] = await find_endpoint(registry, insecure=insecure)
-        return self._endpoints[registry]
-
-    async def get(self, url: str, headers: Mapping[str, str], what: str) -> aiohttp.ClientResponse:
-        """GET, following redirects; the caller closes the response.
-
-        The Authorization header goes to the host of ``url`` and to no other.
-
-        Args:
-            url: As `cdimage.registry.endpoint.wire_url` gives it.
-            headers: To send.
-            what: Is asked for, in messages.
-
-        Raises:
-            UnavailableError: A host cannot be reached, or stands still.
-            BackendError: The redirects have no end, or lead to nowhere.
-        """
-        sent, first = dict(headers), url
-        for _ in range(_REDIRECTS + 1):
-            response = await self._send("GET", url, what, headers=sent)
-            location = response.headers.get("Location")
-            if response.status not in _REDIRECT_STATUS or location is None:
-                return response
-            response.release()
-            target = redirected(url, location)
-            if origin(target) != origin(url):
-                sent.pop("Authorization", None)
-            url = target
-        raise BackendError(f"{what} cannot be read: {shown_host(first)} redirects in circles")
+        async with self._finding[registry]:
+            if registry not in self._endpoints:
+                asked = self._insecure
+                insecure = asked if isinstance(asked, bool) else registry in asked
+                self._endpoints[registry] = await find_endpoints(
+                    registry, self._hosts_folders, insecure=insecure
+                )
+            return self._endpoints[registry]
 
     async def ask_token_service(
         self,
-        realm: str,
-        query: list[tuple[str, str]],
+        request: TokenRequest,
+        fields: list[tuple[str, str]],
         what: str,
         *,
         authorization: str | None = None,
@@ -131,78 +117,11 @@ class Registry:
             UnavailableError: It cannot be reached or is busy.
         """
         headers = {"Authorization": authorization} if authorization else {}
-        if is_form:
-            response = await self._send("POST", realm, what, headers=headers, form=query)
-        else:
-            joint = "&" if urlsplit(realm).query else "?"
-            url = f"{realm}{joint}{urlencode(query)}"
-            response = await self._send("GET", url, what, headers=headers)
+        url = request.realm
+        if not is_form:
+            url += f"{'&' if urlsplit(url).query else '?'}{urlencode(fields)}"
+        asked = Request(url, what, headers, request.endpoint)
+        sent = self.connections.send("POST", asked, fields) if is_form else None
+        response = await (sent or self.connections.send("GET", asked))
         async with await checked(response, what):
             return await read_bounded(response, _TOKEN_LIMIT, what)
-
-    async def _send(
-        self,
-        method: str,
-        url: str,
-        what: str,
-        *,
-        headers: Mapping[str, str],
-        form: list[tuple[str, str]] | None = None,
-    ) -> aiohttp.ClientResponse:
-        from yarl import URL  # noqa: PLC0415 - comes with the HTTP client
-
-        with translated(url, what):
-            proxy, proxy_auth = _proxy(url)
-            return await self._opened().request(
-                method,
-                URL(url, encoded=True),  # a signature holds for the very bytes
-                headers=headers,
-                data=form,
-                allow_redirects=False,
-                proxy=proxy,
-                proxy_auth=proxy_auth,
-                ssl=self._trust() if url.startswith("https:") else True,
-            )
-
-    def _trust(self) -> ssl.SSLContext:
-        """What this machine trusts; read when the first certificate is to be checked."""
-        if self._context is None:
-            self._context = ssl.create_default_context()
-            self._context.set_alpn_protocols(["http/1.1"])
-        return self._context
-
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            import aiohttp  # noqa: PLC0415 - loaded when the first registry is asked
-
-            # Not trust_env: it would send what is in ~/.netrc, to hosts of redirects too.
-            self._session = aiohttp.ClientSession(
-                timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=_CONNECT_SECONDS, sock_read=_STILL_SECONDS
-                ),
-                auto_decompress=False,
-                read_bufsize=_READ_BUFFER,
-                headers={"User-Agent": _USER_AGENT, "Accept-Encoding": "identity"},
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return self._session
-
-
-def _proxy(url: str) -> tuple[str | None, aiohttp.BasicAuth | None]:
-    """The proxy for an address, by the environment; this machine is asked without one."""
-    from urllib.request import (  # type: ignore[attr-defined]  # noqa: PLC0415 - slow to load
-        getproxies_environment,
-        proxy_bypass_environment,
-    )
-
-    import aiohttp  # noqa: PLC0415 - loaded when the first registry is asked
-    from yarl import URL  # noqa: PLC0415
-
-    proxies = getproxies_environment()
-    scheme, host = origin(url)
-    found = proxies.get(scheme)
-    if not found or is_loopback(host) or proxy_bypass_environment(host, proxies):
-        return None, None
-    proxy = URL(found)
-    auth = aiohttp.BasicAuth(proxy.user, proxy.password or "") if proxy.user else None
-    return str(proxy.with_user(None)), auth

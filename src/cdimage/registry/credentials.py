@@ -1,17 +1,15 @@
-"""Credentials as Docker's tools keep them: ``config.json`` and the helper programs.
+"""Credentials as Docker's and Podman's tools keep them: ``config.json`` and ``auth.json``.
 
-Format: docker/cli v27, ``cli/config/configfile``; docker/docker-credential-helpers v0.8.
+Formats: docker/cli v27, ``cli/config/configfile``; containers/image v5.32,
+``docs/containers-auth.json.5.md``.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import os
-import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -20,10 +18,6 @@ from cdimage.errors import PermissionDeniedError
 from cdimage.reference import DEFAULT_REGISTRY
 
 _LEGACY_KEY: Final = f"https://index.{DEFAULT_REGISTRY}/v1/"
-_TOKEN_USER: Final = "<token>"  # noqa: S105 - a marker, not a secret
-_NOT_FOUND: Final = b"credentials not found"
-_HELPER_SECONDS: Final = 30.0
-_HELPER_NAME: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,45 +43,77 @@ class Credentials:
 ANONYMOUS: Final = Credentials()
 
 
-async def find_credentials(registry: str) -> Credentials:
-    """The user's credentials for a registry; `ANONYMOUS` where there are none.
+async def find_credentials(registry: str, repository: str = "") -> Credentials:
+    """The user's credentials for a repository; `ANONYMOUS` where there are none.
 
-    A helper for the registry goes before the helper for all, and that before the file itself.
+    The first of `credential_files` that has any decides. In a file, a helper for the registry
+    goes before the helper for all, and that before the file's own entries, of which the one for
+    the longest part of the name is taken.
+
+    Args:
+        registry: As references name it.
+        repository: On it; "" for credentials of the whole registry.
 
     Raises:
-        PermissionDeniedError: The file is there but cannot be understood, or a helper fails.
+        PermissionDeniedError: A file is there but cannot be understood, or a helper fails.
     """
-    folder = os.environ.get("DOCKER_CONFIG") or os.path.join(_home(), ".docker")  # noqa: PTH118
-    path = Path(folder) / "config.json"
-    config = _load(path)
-    helper, server = helper_for(config, registry)
-    found = await _ask_helper(helper, server) if helper else ANONYMOUS
-    return found or credentials_in(config, registry, str(path))
+    from cdimage.registry.credential_helper import ask_helper  # noqa: PLC0415 - rarely needed
+
+    for path in credential_files():
+        config = _load(path)
+        helper, server = helper_for(config, registry)
+        found = await ask_helper(helper, server) if helper else ANONYMOUS
+        found = found or credentials_in(config, registry, repository, str(path))
+        if found:
+            return found
+    return ANONYMOUS
+
+
+def credential_files() -> tuple[Path, ...]:
+    """Where people keep credentials: what the environment names first, then the usual places.
+
+    ``$DOCKER_CONFIG/config.json`` and ``$REGISTRY_AUTH_FILE``, in place of
+    ``~/.docker/config.json`` and Podman's ``auth.json``.
+    """
+    docker, podman = os.environ.get("DOCKER_CONFIG"), os.environ.get("REGISTRY_AUTH_FILE")
+    named = [Path(docker) / "config.json"] if docker else []
+    named += [Path(podman)] if podman else []
+    home = Path(_home())
+    usual = [] if docker else [home / ".docker" / "config.json"]
+    if not podman:
+        runtime = os.environ.get("XDG_RUNTIME_DIR")
+        config = os.environ.get("XDG_CONFIG_HOME")
+        usual += [Path(runtime) / "containers" / "auth.json"] if runtime else []
+        usual.append((Path(config) if config else home / ".config") / "containers" / "auth.json")
+    return (*named, *usual)
 
 
 def helper_for(config: Mapping[str, Any], registry: str) -> tuple[str, str]:
     """The helper to ask, and by which name of the registry; the helper is "" for none."""
     keys = [registry, _LEGACY_KEY] if registry == DEFAULT_REGISTRY else [registry]
-    own = _object(config, "credHelpers")
+    own = object_in(config, "credHelpers")
     for key in keys:
-        if helper := _text(own, key):
+        if helper := text_in(own, key):
             return helper, key
-    return _text(config, "credsStore"), keys[-1]
+    return text_in(config, "credsStore"), keys[-1]
 
 
-def credentials_in(config: Mapping[str, Any], registry: str, where: str) -> Credentials:
-    """The credentials in the file itself: under the host, or under an address of it.
+def credentials_in(
+    config: Mapping[str, Any], registry: str, repository: str, where: str
+) -> Credentials:
+    """The credentials in the file itself: under a part of the name, or an address of the host.
 
     Args:
         config: The file's object.
         registry: As references name it.
+        repository: On it, or "".
         where: The file, for messages.
 
     Raises:
         PermissionDeniedError: The entry for the registry cannot be understood.
     """
-    auths = _object(config, "auths")
-    for key in _keys(registry):
+    auths = object_in(config, "auths")
+    for key in (*_namespaces(registry, repository), *_keys(registry)):
         entry = auths.get(key)
         if isinstance(entry, dict) and entry:
             return _from_entry(entry, f"the entry {key!r} of {where}")
@@ -128,6 +154,12 @@ def _load(path: Path) -> dict[str, Any]:
     return parse_config(data, str(path))
 
 
+def _namespaces(registry: str, repository: str) -> list[str]:
+    """The repository and the folders that it lies in, the longest first."""
+    parts = repository.split("/") if repository else []
+    return ["/".join([registry, *parts[:length]]) for length in range(len(parts), 0, -1)]
+
+
 def _keys(registry: str) -> list[str]:
     """The names under which credentials for a registry are kept, the usual one first."""
     names = [registry]
@@ -140,8 +172,8 @@ def _keys(registry: str) -> list[str]:
 
 
 def _from_entry(entry: Mapping[str, Any], where: str) -> Credentials:
-    username, password = _text(entry, "username"), _text(entry, "password")
-    if encoded := _text(entry, "auth"):
+    username, password = text_in(entry, "username"), text_in(entry, "password")
+    if encoded := text_in(entry, "auth"):
         try:
             decoded = base64.b64decode(encoded, validate=True).decode().rstrip("\0")
         except ValueError:
@@ -152,8 +184,8 @@ def _from_entry(entry: Mapping[str, Any], where: str) -> Credentials:
     return Credentials(
         username,
         password,
-        _text(entry, "identitytoken"),
-        _header_text(_text(entry, "registrytoken"), where),
+        text_in(entry, "identitytoken"),
+        _header_text(text_in(entry, "registrytoken"), where),
     )
 
 
@@ -163,59 +195,13 @@ def _header_text(text: str, where: str) -> str:
     return text
 
 
-async def _ask_helper(name: str, server: str) -> Credentials:
-    """Ask ``docker-credential-<name> get``; `ANONYMOUS` when it knows nothing of the server."""
-    process = await _start_helper(name)
-    try:
-        async with asyncio.timeout(_HELPER_SECONDS):
-            output, errors = await process.communicate(server.encode())
-    except TimeoutError:
-        raise PermissionDeniedError(
-            f"the credential helper {name!r} did not answer in {_HELPER_SECONDS:.0f} seconds: "
-            f"try `docker-credential-{name} get` by hand"
-        ) from None
-    finally:
-        if process.returncode is None:
-            with suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-    if process.returncode:
-        if _NOT_FOUND in output + errors:
-            return ANONYMOUS
-        raise PermissionDeniedError(
-            f"the credential helper {name!r} failed for {server}: "
-            f"try `docker-credential-{name} get` by hand"
-        )
-    answer = parse_config(output, f"the answer of the credential helper {name!r}")
-    username, secret = _text(answer, "Username"), _text(answer, "Secret")
-    if username == _TOKEN_USER:
-        return Credentials(identity_token=secret)
-    return Credentials(username, secret)
-
-
-async def _start_helper(name: str) -> asyncio.subprocess.Process:
-    program = shutil.which(f"docker-credential-{name}") if set(name) <= _HELPER_NAME else None
-    if program is None:
-        raise PermissionDeniedError(
-            f"Docker's configuration names the credential helper {name!r}, "
-            f"but there is no docker-credential-{name} on the PATH: install it, or log in again"
-        )
-    pipe = asyncio.subprocess.PIPE
-    try:
-        return await asyncio.create_subprocess_exec(
-            program, "get", stdin=pipe, stdout=pipe, stderr=pipe
-        )
-    except OSError as error:
-        raise PermissionDeniedError(
-            f"the credential helper {program} cannot be started: {error.strerror}"
-        ) from None
-
-
-def _object(value: Mapping[str, Any], key: str) -> dict[str, Any]:
+def object_in(value: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """The object under a key; empty where there is none."""
     found = value.get(key)
     return found if isinstance(found, dict) else {}
 
 
-def _text(value: Mapping[str, Any], key: str) -> str:
+def text_in(value: Mapping[str, Any], key: str) -> str:
+    """The text under a key; "" where there is none."""
     found = value.get(key)
     return found if isinstance(found, str) else ""

@@ -1,59 +1,102 @@
-"""Where a registry's API is, and whether it is spoken to in plain HTTP."""
+"""Where a registry's images are asked for: its own API, and its mirrors."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
 import ssl
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urljoin, urlsplit
 
 from cdimage.errors import BackendError, UnavailableError
-from cdimage.reference import DEFAULT_REGISTRY
+from cdimage.registry.hosts import Host, find_hosts, own_url
 
-_DEFAULT_API_HOST: Final = "registry-1.docker.io"
 _PROBE_SECONDS: Final = 5.0
 _LEGAL: Final = "%/:?#[]@!$&'()*+,;=-._~"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Endpoint:
-    """Where requests for a registry go.
+    """Where requests for a registry go: its own API, or a mirror's.
 
     Attributes:
         registry: As references name it.
-        host: That speaks its API, with the port.
-        is_plain: Whether it is spoken to in plain HTTP.
+        host: The place.
     """
 
     registry: str
-    host: str
-    is_plain: bool
+    host: Host
+
+    @property
+    def netloc(self) -> str:
+        """The host with its port: what a message calls it."""
+        return urlsplit(self.host.url).netloc
 
     @property
     def allows_plain(self) -> bool:
         """Whether secrets may go from here to a place that is not HTTPS."""
-        return self.is_plain or is_loopback(self.host)
+        return self.host.url.startswith("http:") or is_loopback(self.netloc)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What is sent along with every request to it."""
+        return {key.title(): ", ".join(values) for key, values in self.host.headers.items()}
 
     def url(self, path: str) -> str:
-        """The address of a path under ``/v2/``."""
-        return f"{'http' if self.is_plain else 'https'}://{self.host}/v2/{path}"
+        """The address of a path under ``/v2/``; a proxy is told whose it is."""
+        asked_for = f"?ns={quote(self.registry)}" if self.host.is_proxy else ""
+        return f"{self.host.url}/{path}{asked_for}"
 
 
-async def find_endpoint(registry: str, *, insecure: bool) -> Endpoint:
-    """Work out where a registry is.
+async def find_endpoints(
+    registry: str, folders: Sequence[Path], *, insecure: bool
+) -> tuple[Endpoint, ...]:
+    """Where a registry's images may be had, in the order in which the places are to be asked.
 
-    HTTPS, unless plain HTTP is asked for. A registry on this machine's loopback needs no asking:
-    it is spoken to in TLS if it understands that, else in plain HTTP, since nobody can listen.
+    Mirrors come from ``hosts.toml`` files; the registry itself is last.
+
+    Args:
+        registry: As references name it.
+        folders: That hold a folder for each registry.
+        insecure: Whether the registry itself is spoken to in plain HTTP.
 
     Raises:
-        UnavailableError: It is on this machine, and does not run.
+        InvalidConfigurationError: A file cannot be understood.
+        UnavailableError: The registry is on this machine, and does not run.
     """
-    host = _DEFAULT_API_HOST if registry == DEFAULT_REGISTRY else registry
-    is_plain = insecure or (is_loopback(host) and not await _speaks_tls(host))
-    return Endpoint(registry, host, is_plain)
+    hosts = find_hosts(folders, registry) or (Host(own_url(registry)),)
+    return tuple([Endpoint(registry, await _settled(host, insecure)) for host in hosts])
+
+
+async def _settled(host: Host, insecure: bool) -> Host:
+    """A host with the scheme that it is spoken to in.
+
+    HTTPS, unless plain HTTP is asked for. A host on this machine's loopback needs no asking: it
+    is spoken to in TLS if it understands that, else in plain HTTP, since nobody can listen.
+    """
+    if host.explicit_scheme and not host.tls_first:
+        return host
+    if insecure and not host.is_proxy:
+        is_plain = True
+    elif host.explicit_scheme or is_loopback(urlsplit(host.url).netloc):
+        is_plain = not await _understands_tls(host)
+    else:
+        is_plain = False
+    _, separator, rest = host.url.partition("://")
+    return replace(host, url=f"{'http' if is_plain else 'https'}{separator}{rest}")
+
+
+async def _understands_tls(host: Host) -> bool:
+    try:
+        return await _speaks_tls(urlsplit(host.url).netloc)
+    except UnavailableError:
+        if host.is_proxy:  # there are others to ask
+            return False
+        raise
 
 
 async def _speaks_tls(host: str) -> bool:

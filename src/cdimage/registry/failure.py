@@ -1,4 +1,4 @@
-"""What goes wrong with a registry, as errors of ours. Everything is translated here.
+"""What a registry answers when it is not success, as errors of ours.
 
 Specification: distribution-spec v1.1.0, "Error Codes".
 """
@@ -6,11 +6,13 @@ Specification: distribution-spec v1.1.0, "Error Codes".
 from __future__ import annotations
 
 import json
-import os
+import logging
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Final
 
 from cdimage.errors import (
     BackendError,
@@ -20,15 +22,17 @@ from cdimage.errors import (
     PermissionDeniedError,
     UnavailableError,
 )
+from cdimage.registry.broken import TRY_AGAIN, translated
 from cdimage.registry.endpoint import shown_host
 
 if TYPE_CHECKING:
     import aiohttp
 
+_logger = logging.getLogger(__name__)
 _BODY_LIMIT: Final = 64 << 10
 _DETAIL_LIMIT: Final = 200
+_SECONDS_DIGITS: Final = 9
 _QUERY: Final = re.compile(r"\?[^\s\"'<>]+")
-_AGAIN: Final = frozenset({408, 425, 429, 499, 500, 502, 503, 504, 522})
 
 _BY_CODE: Final[dict[str, type[CdimageError]]] = {
     "BLOB_UNKNOWN": NotFoundError,
@@ -51,14 +55,14 @@ _SENTENCES: Final[dict[type[CdimageError], str]] = {
         "it may be private or not exist: check the name, and log in to the registry"
     ),
     UnavailableError: (
-        "{what} cannot be read now: {host} answered with status {status}{detail}; try again later"
+        "{what} cannot be read now: {host} answered with status {status}{detail}; try again {later}"
     ),
 }
 
 
 def kind_of(status: int, codes: Sequence[str] = ()) -> type[CdimageError]:
     """The class for an answer that is not success; a busy server is that, whatever it says."""
-    if status in _AGAIN:
+    if status in TRY_AGAIN:
         return UnavailableError
     if status == 401:
         return PermissionDeniedError
@@ -69,12 +73,45 @@ def kind_of(status: int, codes: Sequence[str] = ()) -> type[CdimageError]:
     return {403: PermissionDeniedError, 404: NotFoundError}.get(status, BackendError)
 
 
-def error_of(status: int, body: bytes, what: str, host: str) -> CdimageError:
-    """The error for an answer that is not success."""
+def error_of(
+    status: int, body: bytes, what: str, host: str, retry_after: float | None = None
+) -> CdimageError:
+    """The error for an answer that is not success.
+
+    Args:
+        status: Of HTTP.
+        body: As much as was read of it.
+        what: Was asked for.
+        host: Who was asked.
+        retry_after: How many seconds it asked to wait.
+    """
     codes, detail = _said(body)
     kind = kind_of(status, codes)
     said = f" ({detail})" if detail else ""
-    return kind(_SENTENCES[kind].format(what=what, host=host, status=status, detail=said))
+    later = f"in {retry_after:.0f} seconds" if retry_after else "later"
+    sentence = _SENTENCES[kind].format(
+        what=what, host=host, status=status, detail=said, later=later
+    )
+    if kind is UnavailableError:
+        return UnavailableError(sentence, retry_after=retry_after)
+    return kind(sentence)
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """The seconds that a ``Retry-After`` header asks for (RFC 9110, section 10.2.3).
+
+    Args:
+        value: The header; None for none.
+        now: Seconds since the epoch.
+    """
+    if not value:
+        return None
+    if value.isascii() and value.isdigit():
+        return float(value[:_SECONDS_DIGITS])
+    try:
+        return max(parsedate_to_datetime(value).timestamp() - now, 0.0)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _said(body: bytes) -> tuple[list[str], str]:
@@ -103,7 +140,8 @@ async def checked(response: aiohttp.ClientResponse, what: str) -> aiohttp.Client
         # The status is the news, not why its explanation cannot be read.
         with suppress(UnavailableError, BackendError):
             body = await read_bounded(response, _BODY_LIMIT, what)
-        raise error_of(response.status, body, what, shown_host(str(response.url)))
+        wait = retry_after(response.headers.get("Retry-After"), time.time())
+        raise error_of(response.status, body, what, shown_host(str(response.url)), wait)
 
 
 async def read_bounded(response: aiohttp.ClientResponse, limit: int, what: str) -> bytes:
@@ -126,56 +164,29 @@ async def read_bounded(response: aiohttp.ClientResponse, limit: int, what: str) 
     return b"".join(parts)
 
 
-@contextmanager
-def translated(url: str, what: str) -> Iterator[None]:
-    """Turn what the HTTP client raises inside into ours. Nothing else may run inside.
+class Failures:
+    """What went wrong at each of the places that were asked, mirrors first."""
 
-    Args:
-        url: Who is asked; only its host is shown.
-        what: Is asked for.
-    """
-    import aiohttp  # noqa: PLC0415 - loaded when the first registry is asked
-    from aiohttp.http_exceptions import HttpProcessingError  # noqa: PLC0415
+    def __init__(self) -> None:
+        self._errors: list[CdimageError] = []
 
-    try:
-        yield
-    except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as error:
-        kind, why = _reason(error, shown_host(url))
-        raise kind(f"{what} cannot be read: {why}") from None
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Keep an error, and go on to the next place."""
+        try:
+            yield
+        except CdimageError as error:
+            _logger.debug("%s", error)
+            self._errors.append(error)
 
-
-def _reason(error: Exception, host: str) -> tuple[type[CdimageError], str]:
-    import aiohttp  # noqa: PLC0415 - loaded when the first registry is asked
-
-    table: list[tuple[type[Exception], type[CdimageError], str]] = [
-        (aiohttp.ClientConnectorCertificateError, PermissionDeniedError,
-         "the certificate of {host} is not trusted by this machine; add who signed it"),
-        (aiohttp.ClientConnectorSSLError, UnavailableError,
-         "{host} does not speak TLS as it should; if it speaks plain HTTP, ask for that"),
-        (aiohttp.ClientHttpProxyError, UnavailableError,
-         "the proxy does not lead to {host}; check HTTPS_PROXY and NO_PROXY"),
-        (TimeoutError, UnavailableError, "{host} did not answer in time; try again later"),
-        (aiohttp.ClientConnectorError, UnavailableError,
-         "{host} cannot be reached ({system}); check its name and the network, and try again"),
-        (aiohttp.ServerDisconnectedError, UnavailableError,
-         "{host} closed the connection; try again"),
-        (aiohttp.ClientPayloadError, UnavailableError,
-         "the connection to {host} broke before the end; try again"),
-        (aiohttp.ClientResponseError, BackendError, "what {host} sends is not HTTP"),
-        (aiohttp.ClientError, UnavailableError, "the connection to {host} broke; try again"),
-        (OSError, UnavailableError, "the connection to {host} broke; try again"),
-        (ValueError, BackendError, "{host} is not an address that can be asked; correct it"),
-        (Exception, BackendError, "what {host} sends is not HTTP"),
-    ]  # fmt: skip
-    # Addresses that cannot be asked are both a ClientError and a ValueError.
-    if isinstance(error, aiohttp.InvalidURL):
-        error = ValueError()
-    kind, text = next((kind, text) for cause, kind, text in table if isinstance(error, cause))
-    return kind, text.format(host=host, system=_system_reason(error))
-
-
-def _system_reason(error: Any) -> str:
-    number = getattr(getattr(error, "os_error", None), "errno", None)
-    if isinstance(number, int) and number > 0:
-        return os.strerror(number).lower()
-    return "the name leads nowhere"
+    def most_telling(self) -> CdimageError:
+        """The last one, which is the registry's own; it mentions the first."""
+        if not self._errors:
+            return PermissionDeniedError(
+                "no place that is configured for this registry may be asked this: "
+                "correct its hosts.toml"
+            )
+        *mirrors, last = self._errors
+        if mirrors:
+            last.args = (f"{last} (and before that, from a mirror: {mirrors[0]})",)
+        return last

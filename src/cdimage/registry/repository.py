@@ -6,29 +6,35 @@ Protocol: distribution-spec v1.1.0, "Pull".
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from cdimage.descriptor import Descriptor, Digest, MediaType
 from cdimage.errors import (
     BackendError,
-    CdimageError,
     DigestMismatchError,
     InvalidReferenceError,
-    NotFoundError,
 )
 from cdimage.image import DOCUMENT_LIMIT, media_type_of, parse_json
 from cdimage.reference import Reference
-from cdimage.registry.auth import Authenticator
+from cdimage.registry.auth import Authenticator, Tokens
+from cdimage.registry.broken import translated
 from cdimage.registry.challenge import parse_challenges
-from cdimage.registry.endpoint import origin, wire_url
-from cdimage.registry.failure import checked, read_bounded, translated
+from cdimage.registry.credentials import Credentials
+from cdimage.registry.endpoint import Endpoint, origin, wire_url
+from cdimage.registry.failure import Failures, checked, read_bounded
+from cdimage.registry.hosts import Capability
+from cdimage.registry.http import Request
 
 if TYPE_CHECKING:
     import aiohttp
 
     from cdimage.registry.client import Registry
+
+    _Ask = Callable[[Mapping[str, str]], Awaitable[aiohttp.ClientResponse]]
 
 _DOCUMENTS: Final = MediaType.INDEXES | MediaType.MANIFESTS
 _ACCEPT: Final = ", ".join([*sorted(_DOCUMENTS), "*/*;q=0.1"])
@@ -36,12 +42,23 @@ _RANGE: Final = re.compile(r"bytes (\d{1,19})-")
 
 
 class Repository:
-    """A `cdimage.store.Source`."""
+    """A `cdimage.store.Source`: one name, at a registry and at its mirrors.
 
-    def __init__(self, registry: Registry, reference: Reference, auth: Authenticator) -> None:
+    The places are asked in their order until one has what is wanted.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        tokens: Tokens,
+        reference: Reference,
+        credentials: Credentials | None,
+    ) -> None:
         self._registry = registry
+        self._tokens = tokens
         self._reference = reference
-        self._auth = auth
+        self._credentials = credentials
+        self._authenticators: dict[Endpoint, Authenticator] = {}
 
     @property
     def name(self) -> str:
@@ -66,15 +83,24 @@ class Repository:
             raise InvalidReferenceError(f"{reference} is not in the repository {self.name}")
         wanted = str(reference.digest or reference.tag or "latest")
         what = f"{self.name}{'@' if reference.digest else ':'}{wanted}"
-        async with await self._get(f"manifests/{wanted}", what, {"Accept": _ACCEPT}) as response:
+        capability = Capability.PULL if reference.digest else Capability.RESOLVE
+        failures = Failures()
+        for endpoint in await self._endpoints(capability, is_question=True):
+            with failures.noting():
+                return await self._resolve_at(endpoint, reference.digest, wanted, what)
+        raise failures.most_telling()
+
+    async def _resolve_at(
+        self, endpoint: Endpoint, digest: Digest | None, wanted: str, what: str
+    ) -> Descriptor:
+        headers = {"Accept": _ACCEPT}
+        async with await self._get(endpoint, f"manifests/{wanted}", what, headers) as response:
             data = await read_bounded(response, DOCUMENT_LIMIT, what)
-            headers = response.headers
-        expected = reference.digest or _announced_digest(headers)
-        _check_digest(expected, data, what)
-        digest = reference.digest or Digest.of(data)
-        media_type = _media_type(headers.get("Content-Type", ""), data)
+            found = response.headers
+        _check_digest(digest or _announced_digest(found), data, what)
+        media_type = _media_type(found.get("Content-Type", ""), data)
         # With the bytes, so that reading it costs no second request.
-        return Descriptor(media_type, digest, len(data), data=data)
+        return Descriptor(media_type, digest or Digest.of(data), len(data), data=data)
 
     @asynccontextmanager
     async def fetch(
@@ -94,49 +120,97 @@ class Repository:
             yield _chunk(descriptor.data[offset:])
             return
         what = f"{self.name}@{descriptor.digest}"
-        async with await self._open(descriptor, offset, what) as response:
-            skip = _skip(response, offset, what)
-            async with aclosing(_chunks(response, skip, what)) as chunks:
-                yield chunks
+        response, skip = await self._open(descriptor, offset, what)
+        async with response, aclosing(_chunks(response, skip, what)) as chunks:
+            yield chunks
 
-    async def _open(self, descriptor: Descriptor, offset: int, what: str) -> aiohttp.ClientResponse:
+    async def _open(
+        self, descriptor: Descriptor, offset: int, what: str
+    ) -> tuple[aiohttp.ClientResponse, int]:
+        """The first good answer, and how many of its bytes lie before the offset."""
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        if MediaType.is_foreign(descriptor.media_type) and descriptor.urls:
-            return await self._get_foreign(descriptor.urls, what, headers)
+        kind = "blobs"
         if descriptor.media_type in _DOCUMENTS:
-            headers["Accept"] = descriptor.media_type
-            return await self._get(f"manifests/{descriptor.digest}", what, headers)
-        return await self._get(f"blobs/{descriptor.digest}", what, headers)
+            kind, headers["Accept"] = "manifests", descriptor.media_type
+        failures = Failures()
+        for ask in await self._places(descriptor, kind, what):
+            with failures.noting():
+                response = await ask(headers)
+                if offset and _is_other_range(response, offset):
+                    # It counts in its own way: from the beginning, then.
+                    response.close()
+                    whole = {key: headers[key] for key in headers if key != "Range"}
+                    response = await ask(whole)
+                return await _begun(response, offset, what)
+        raise failures.most_telling()
+
+    async def _places(self, descriptor: Descriptor, kind: str, what: str) -> list[_Ask]:
+        """Ways to ask for a blob, the first to be tried first."""
+        endpoints = await self._endpoints(Capability.PULL)
+        path = f"{kind}/{descriptor.digest}"
+        places: list[_Ask] = [partial(self._ask, endpoint, path, what) for endpoint in endpoints]
+        if MediaType.is_foreign(descriptor.media_type) and endpoints:
+            urls = filter(None, map(wire_url, descriptor.urls))
+            own = [partial(self._ask_elsewhere, endpoints[-1], url, what) for url in urls]
+            places = [*own, *places]
+        return places
+
+    async def _ask_elsewhere(
+        self, endpoint: Endpoint, url: str, what: str, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        """GET what an image says is to be had from an address of its own."""
+        return await self._registry.connections.get(Request(url, what, headers, endpoint))
+
+    async def _endpoints(
+        self, capability: Capability, *, is_question: bool = False
+    ) -> list[Endpoint]:
+        """Who can be asked; with the caller's own credentials, only the registry may answer."""
+        own_only = is_question and self._credentials is not None
+        return [
+            endpoint
+            for endpoint in await self._registry.endpoints(self._reference.registry)
+            if capability in endpoint.host.capabilities
+            and not (own_only and endpoint.host.is_proxy)
+        ]
 
     async def _get(
-        self, path: str, what: str, headers: Mapping[str, str]
+        self, endpoint: Endpoint, path: str, what: str, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        return await checked(await self._ask(endpoint, path, what, headers), what)
+
+    async def _ask(
+        self, endpoint: Endpoint, path: str, what: str, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
         """GET with authentication; credentials that are refused are replaced, once."""
-        endpoint = await self._registry.endpoint(self._reference.registry)
+        auth = self._authenticator(endpoint)
         url = endpoint.url(f"{self._reference.repository}/{path}")
-        sent = self._auth.header()
-        response = await self._registry.get(url, _with(headers, sent), what)
+        headers = {**endpoint.headers, **headers}
+        sent = await auth.header()
+        connections = self._registry.connections
+        response = await connections.get(Request(url, what, _with(headers, sent), endpoint))
         # Where a redirect led, nobody may ask for this registry's credentials.
         if response.status == 401 and origin(str(response.url)) == origin(url):
             response.release()
             challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
-            sent = await self._auth.answer(challenges, endpoint, sent)
-            response = await self._registry.get(url, _with(headers, sent), what)
-        return await checked(response, what)
+            sent = await auth.answer(challenges, sent)
+            response = await connections.get(Request(url, what, _with(headers, sent), endpoint))
+        return response
 
-    async def _get_foreign(
-        self, urls: tuple[str, ...], what: str, headers: Mapping[str, str]
-    ) -> aiohttp.ClientResponse:
-        """GET from the first address that has it."""
-        failure: CdimageError = NotFoundError(
-            f"{what} is a foreign layer without an address of HTTP that it can be had from"
-        )
-        for url in filter(None, map(wire_url, urls)):
-            try:
-                return await checked(await self._registry.get(url, headers, what), what)
-            except CdimageError as error:
-                failure = error
-        raise failure
+    def _authenticator(self, endpoint: Endpoint) -> Authenticator:
+        if endpoint not in self._authenticators:
+            self._authenticators[endpoint] = Authenticator(
+                self._tokens, self._reference, endpoint, self._credentials
+            )
+        return self._authenticators[endpoint]
+
+
+def _is_other_range(response: aiohttp.ClientResponse, offset: int) -> bool:
+    return response.status == 206 and _first_byte(response) != offset
+
+
+def _first_byte(response: aiohttp.ClientResponse) -> int | None:
+    found = _RANGE.match(response.headers.get("Content-Range", ""))
+    return int(found[1]) if found else None
 
 
 def _with(headers: Mapping[str, str], authorization: str | None) -> dict[str, str]:
@@ -178,16 +252,25 @@ def _media_type(content_type: str, data: bytes) -> str:
     return MediaType.OCI_MANIFEST if "config" in value else announced
 
 
-def _skip(response: aiohttp.ClientResponse, offset: int, what: str) -> int:
-    """How many bytes of the answer lie before the offset: a server may ignore the range."""
+async def _begun(
+    response: aiohttp.ClientResponse, offset: int, what: str
+) -> tuple[aiohttp.ClientResponse, int]:
+    """A good answer, and how many of its bytes lie before the offset.
+
+    A server may ignore the range, and begin at 0. One that has no byte at the offset has none
+    to give: the reader sees that the blob is too short.
+    """
+    if offset and response.status == 416:
+        return response, sys.maxsize
+    response = await checked(response, what)
     if response.status == 200:
-        return offset
-    found = _RANGE.match(response.headers.get("Content-Range", ""))
-    if found is None or int(found[1]) != offset:
+        return response, offset
+    if _first_byte(response) != offset:
+        response.close()
         raise BackendError(
-            f"{what} cannot be read: the answer begins at another byte than {offset}"
+            f"{what} cannot be read: the answer begins at another byte than {offset}; try again"
         )
-    return 0
+    return response, 0
 
 
 async def _chunks(
