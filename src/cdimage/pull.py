@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 
 from cdimage.descriptor import Descriptor, Digest, MediaType, Platform
@@ -81,9 +81,11 @@ async def resolve_image(
 async def _find_expected(
     source: Source, reference: Reference, found: Descriptor, expected: Digest
 ) -> tuple[Index | Manifest, tuple[Index, ...]]:
-    root = await _read_document(source, found)
     if found.digest == expected:
-        return root, ()
+        return await _read_document(source, found), ()
+    root: Index | Manifest | None = None
+    with suppress(InvalidImageError):  # that it is another image is the news
+        root = await _read_document(source, found)
     if isinstance(root, Index):
         for entry in root.manifests:
             if entry.digest == expected:
@@ -92,7 +94,7 @@ async def _find_expected(
 
 
 def _mismatch(
-    reference: Reference, found: Descriptor, expected: Digest, root: Index | Manifest
+    reference: Reference, found: Descriptor, expected: Digest, root: Index | Manifest | None
 ) -> DigestMismatchError:
     hint = ""
     if isinstance(root, Manifest) and root.config.digest == expected:
@@ -188,8 +190,8 @@ async def copy_blob(
 ) -> None:
     """Copy one blob; nothing moves when it is there already.
 
-    Continues from the bytes that an earlier attempt, by whomever, left in the store. Bytes of
-    that kind which turn out to be wrong are thrown away and fetched again, once.
+    Continues from the bytes that an earlier attempt, by whomever, left in the store. Bytes that
+    turn out to be wrong are thrown away and fetched again, once.
 
     Args:
         source: Where from.
@@ -216,8 +218,7 @@ async def copy_blob(
             await _stream(source, writer, descriptor, progress)
             await writer.commit(labels)
         except DigestMismatchError:
-            if resumed_at == 0:
-                raise
+            # Whoever sent them, of now or of then, may do better.
             await writer.restart()
             resumed_at = 0
             await _stream(source, writer, descriptor, progress)

@@ -83,6 +83,8 @@ class PersistentSource:
                         attempts.succeed()
                         yield chunk
             except UnavailableError as error:
+                if begin < descriptor.size <= offset:
+                    return  # it broke after the last byte
                 await attempts.wait(error)
             else:
                 # An answer that is whole but short may come from a proxy that was cut off.

@@ -98,7 +98,7 @@ class Repository:
             data = await read_bounded(response, DOCUMENT_LIMIT, what)
             found = response.headers
         _check_digest(digest or _announced_digest(found), data, what)
-        media_type = _media_type(found.get("Content-Type", ""), data)
+        media_type = _media_type(found.get("Content-Type", ""), data, what)
         # With the bytes, so that reading it costs no second request.
         return Descriptor(media_type, digest or Digest.of(data), len(data), data=data)
 
@@ -236,12 +236,12 @@ def _check_digest(expected: Digest | None, data: bytes, what: str) -> None:
     )
 
 
-def _media_type(content_type: str, data: bytes) -> str:
+def _media_type(content_type: str, data: bytes, what: str) -> str:
     """The type of a document: as announced, else as it says itself, else by its fields."""
     announced = media_type_of(content_type)
     if announced in _DOCUMENTS:
         return announced
-    value = parse_json(data, "manifest")
+    value = parse_json(data, f"answer for {what}")
     stated = value.get("mediaType")
     if isinstance(stated, str) and stated:
         return media_type_of(stated)

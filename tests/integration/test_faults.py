@@ -1,0 +1,102 @@
+"""Every fault of the table, on a real containerd and a real registry."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from tests.daemons import Registry as RegistryDaemon
+from tests.fault_cases import CASES, PAGE, Case, faults_of, page
+from tests.faults import FaultyRegistry
+from tests.images import Pushed, Pusher, image_of, layer_of, tar_of
+from tests.node import Node
+
+import cdimage
+from cdimage.errors import CdimageError
+from cdimage.registry.credentials import Credentials
+
+SIZE = 2_000_000
+SECRET = "hunter2"
+PATIENCE = cdimage.Retry(first_seconds=0.01, longest_seconds=0.05)
+
+
+@pytest.fixture
+def pushed(pusher: Pusher, new_repository: Callable[[], str]) -> Pushed:
+    """An image that no other test has pulled, so that nothing of it is here."""
+    layers = [layer_of(tar_of({f"{n}": os.urandom(SIZE)}), "none") for n in range(2)]
+    return pusher.push(image_of(layers), new_repository())
+
+
+@pytest.fixture
+async def faulty(registry: RegistryDaemon) -> AsyncIterator[FaultyRegistry]:
+    peer = FaultyRegistry(registry.host)
+    async with peer.serving(), FaultyRegistry(registry.host, peer=peer).serving() as faulty:
+        yield faulty
+
+
+@pytest.fixture
+async def store(client: cdimage.Client) -> AsyncIterator[cdimage.Store]:
+    async with cdimage.Registry(still_seconds=0.3) as registry:
+        yield cdimage.Store(client, open_source=registry.open, retry=PATIENCE, concurrency=1)
+
+
+def check_blobs(node: Node) -> None:
+    """Every committed blob has the bytes that its digest names."""
+    folder = node.containerd.root / "io.containerd.content.v1.content/blobs/sha256"
+    for digest in node.blobs():
+        data = (folder / digest.partition(":")[2]).read_bytes()
+        assert f"sha256:{hashlib.sha256(data).hexdigest()}" == digest
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case.what for case in CASES])
+async def test_what_goes_wrong(
+    case: Case, store: cdimage.Store, node: Node, faulty: FaultyRegistry, pushed: Pushed
+) -> None:
+    reference = f"{faulty.host}/{pushed.reference.partition('/')[2]}"
+    faulty.faults, faulty.token_uses = faults_of(case), case.token_uses
+    credentials = Credentials("me", SECRET) if case.token_uses else None
+    events: list[cdimage.Progress] = []
+
+    async def pull() -> None:
+        await store.pull_image(
+            reference, pushed.digest, credentials=credentials, progress=events.append
+        )
+
+    if case.error is None:
+        await pull()
+    else:
+        with pytest.raises(CdimageError) as caught:
+            await pull()
+        assert type(caught.value) is case.error, str(caught.value)
+        message = str(caught.value)
+        assert case.says in message
+        assert "\n" not in message
+        assert SECRET not in message
+        assert faulty.host in message or pushed.digest in message or "sha256:" in message
+        assert node.images() == set()
+        check_blobs(node)
+        faulty.faults = []
+        await pull()
+    check_blobs(node)
+    assert set(pushed.layers) <= node.blobs()
+    assert await store.get_existing_images() == [pushed.digest]
+    assert len(faulty.seen) <= 40
+    assert faulty.peer is not None
+    assert [asked for asked in faulty.peer.seen if "authorization" in asked.headers] == []
+    if "redirected to another host" in case.what:
+        assert faulty.peer.seen
+
+
+def test_the_page_says_what_the_table_says() -> None:
+    assert PAGE.read_text() == page(), "run `python -m tests.fault_cases`"
+
+
+async def test_the_proxy_itself_breaks_nothing(
+    store: cdimage.Store, faulty: FaultyRegistry, pushed: Pushed
+) -> None:
+    await store.pull_image(f"{faulty.host}/{pushed.reference.partition('/')[2]}", pushed.digest)
+    assert len(faulty.seen) == 1 + 1 + len(pushed.layers)  # manifest, config, layers
+    assert json.loads(json.dumps(await store.get_existing_images())) == [pushed.digest]
