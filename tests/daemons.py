@@ -227,22 +227,34 @@ class Registry(Daemon):
 
     Args:
         htpasswd: A file of users; None lets everybody in.
+        tokens: The address of a token service, and who signs its tokens.
         certificate: Paths of a certificate and its key.
     """
 
     def __init__(
-        self, *, htpasswd: Path | None = None, certificate: tuple[Path, Path] | None = None
+        self,
+        *,
+        htpasswd: Path | None = None,
+        tokens: tuple[str, Path] | None = None,
+        certificate: tuple[Path, Path] | None = None,
     ) -> None:
         super().__init__("registry")
         self.storage = self.folder / "storage"
         self.host = f"127.0.0.1:{_free_port()}"
         self._htpasswd = htpasswd
+        self._tokens = tokens
         self._certificate = certificate
 
     def __enter__(self) -> Self:
         auth = ""
         if self._htpasswd:
             auth = f"auth: {{htpasswd: {{realm: test, path: {self._htpasswd}}}}}"
+        if self._tokens:
+            realm, bundle = self._tokens
+            auth = (
+                f"auth: {{token: {{realm: {realm}, service: test, issuer: test, "
+                f"rootcertbundle: {bundle}}}}}"
+            )
         tls = ""
         if self._certificate:
             cert, key = self._certificate

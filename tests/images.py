@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import json
+import ssl
 import subprocess
 import tarfile
 import urllib.error
@@ -234,11 +235,15 @@ def _mirror() -> str:
 
 
 class Pusher:
-    """Pushes to a registry, as far as these tests need it."""
+    """Pushes to a registry, as far as these tests need it; in TLS when told whom to trust."""
 
-    def __init__(self, host: str, authorization: str = "") -> None:
+    def __init__(
+        self, host: str, authorization: str = "", trust: ssl.SSLContext | None = None
+    ) -> None:
         self._host = host
+        self._url = f"{'https' if trust else 'http'}://{host}/v2"
         self._headers = {"Authorization": authorization} if authorization else {}
+        self._trust = trust
 
     def push(self, image: Image, repository: str, tag: str = "latest") -> Pushed:
         """Push an image with all that it refers to."""
@@ -257,7 +262,7 @@ class Pusher:
 
     def push_blob(self, repository: str, data: bytes) -> None:
         """Push a blob that is not there."""
-        base = f"http://{self._host}/v2/{repository}/blobs"
+        base = f"{self._url}/{repository}/blobs"
         try:
             self._ask("HEAD", f"{base}/{digest_of(data)}")
             return
@@ -271,13 +276,13 @@ class Pusher:
         self, repository: str, tag: str, manifest: Blob, layers: tuple[str, ...] = ()
     ) -> Pushed:
         """Push a manifest or an index."""
-        url = f"http://{self._host}/v2/{repository}/manifests/{tag}"
+        url = f"{self._url}/{repository}/manifests/{tag}"
         self._ask("PUT", url, manifest.data, manifest.media_type)
         return Pushed(f"{self._host}/{repository}:{tag}", manifest.digest, layers)
 
     def _ask(self, method: str, url: str, data: bytes | None = None, media_type: str = "") -> Any:
         headers = {"Content-Type": media_type or "application/octet-stream", **self._headers}
         request = urllib.request.Request(url, data=data, method=method, headers=headers)
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=60, context=self._trust) as answer:
             answer.read()
             return answer
