@@ -1,7 +1,7 @@
 # Every target is safe to repeat, and sets up what it needs.
 PYTHON := .venv/bin/python
 
-.PHONY: help setup run test check fuzz bench lock clean
+.PHONY: help setup run test test-matrix check fuzz bench lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -17,6 +17,10 @@ test: setup  ## all checks and tests, on real daemons
 	@python3 scripts/fetch_tools.py --for test
 	@$(MAKE) --no-print-directory check
 	@$(PYTHON) -m pytest -q
+
+test-matrix: setup  ## the tests that need a containerd on 1.6, 1.7 and 2.1, with two snapshotters
+	@python3 scripts/fetch_tools.py --for matrix
+	@$(PYTHON) -m scripts.test_matrix
 
 check: setup  ## formatting, lint, types, import rules, generated files
 	@$(PYTHON) -m ruff format --check -q .

@@ -1,10 +1,12 @@
 """Put the real programs that tests and the demo start into `.tools/`, installing nothing.
 
-    python3 scripts/fetch_tools.py [--for run|test]
+    python3 scripts/fetch_tools.py [--for run|test|matrix]
 
 Debian's own packages are downloaded with the system's own apt sources and unpacked into
 `.tools/<suite>`. No package script runs: so no service starts, and a containerd that this machine
 already has is neither touched nor replaced. Needs Debian 12 and nothing but its Python.
+
+`matrix` adds the containerds of newer suites, from the same mirror, beside Debian 12's runc.
 """
 
 import argparse
@@ -28,7 +30,11 @@ RUN = ("containerd", "runc", "docker-registry", "busybox-static")
 # Wine finds its libraries beside itself only, so they come along even where the system has them.
 WINE = ("wine64", "libwine", "libz-mingw-w64")
 TEST = (*RUN, "skopeo", "umoci", "debootstrap", "qemu-user-static", "zstd", *WINE)
-PURPOSES = {"run": RUN, "test": TEST}
+PURPOSES = {"run": RUN, "test": TEST, "matrix": TEST}
+
+# What has containerd 1.7 and 2.1. Their programs are content with Debian 12's libc.
+NEWER_SUITES = ("trixie", "forky")
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 # Of what those depend on, only this is needed when the programs are started by hand: libraries,
 # and the program that debootstrap downloads with.
@@ -54,12 +60,12 @@ class AptError(Exception):
 class Suite:
     """A Debian release: its code name, and what makes apt answer for it.
 
-    The system's own suite needs no options. Another one would bring lists, cache and sources of its
-    own here (`-o Dir::State::Lists=…`), the sources being the system's with the name replaced.
+    The system's own suite needs no mirror. Another one has lists, cache and sources of its own, so
+    that the system's apt never hears of it; signatures are checked with Debian's own keys.
     """
 
     codename: str
-    apt_options: tuple[str, ...] = ()
+    mirror: str = ""
 
     @property
     def folder(self) -> Path:
@@ -71,9 +77,25 @@ class Suite:
         """The versions that are unpacked, package by package; written last."""
         return self.folder / "packages.json"
 
+    @property
+    def apt_options(self) -> list[str]:
+        """What makes apt answer for this suite."""
+        options = ["APT::Sandbox::User=root"]
+        if self.mirror:
+            state = self.folder.with_suffix(".apt")
+            for name in ("lists/partial", "cache/archives/partial"):
+                (state / name).mkdir(parents=True, exist_ok=True)
+            sources = state / "sources.list"
+            sources.write_text(f"deb [signed-by={KEYRING}] {self.mirror} {self.codename} main\n")
+            options += [
+                f"Dir::Etc::SourceList={sources}", "Dir::Etc::SourceParts=-",
+                f"Dir::State::Lists={state / 'lists'}", f"Dir::Cache={state / 'cache'}",
+            ]  # fmt: skip
+        return [word for option in options for word in ("-o", option)]
+
     def apt_get(self, *arguments: str, cwd: Path | None = None) -> str:
         """Run apt-get and return what it printed."""
-        command = ["apt-get", *self.apt_options, "-o", "APT::Sandbox::User=root", *arguments]
+        command = ["apt-get", *self.apt_options, *arguments]
         done = subprocess.run(
             command, cwd=cwd, capture_output=True, text=True, check=False, env=_plain_environment()
         )
@@ -93,10 +115,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         suite = _suite_of_this_system()
         fetch(suite, PURPOSES[arguments.purpose])
+        ready = [suite]
+        if arguments.purpose == "matrix":
+            ready += [Suite(codename, _mirror(suite)) for codename in NEWER_SUITES]
+            for newer in ready[1:]:
+                fetch(newer, ["containerd"])
     except FetchError as error:
         print(f"fetch_tools: {error}", file=sys.stderr)
         return 1
-    print(f"ready: {suite.folder.relative_to(ROOT)}")
+    print(f"ready: {', '.join(str(suite.folder.relative_to(ROOT)) for suite in ready)}")
     return 0
 
 
@@ -136,6 +163,18 @@ def _suite_of_this_system() -> Suite:
     return Suite(codename)
 
 
+def _mirror(suite: Suite) -> str:
+    """Where this system's own packages come from, which has the other suites as well."""
+    if not KEYRING.is_file():
+        raise FetchError(f"{KEYRING} is missing: install Debian's debian-archive-keyring.")
+    form = "$(REPO_URI) $(CODENAME) $(COMPONENT)"
+    for line in suite.apt_get("indextargets", "--format", form).splitlines():
+        uri, codename, component = line.split()
+        if (codename, component) == (suite.codename, "main"):
+            return uri
+    raise FetchError(f"apt has no source for the main packages of {suite.codename}.")
+
+
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Keep two calls out of each other's way; the kernel lets go when the process ends."""
@@ -167,6 +206,9 @@ def _download(suite: Suite, packages: Sequence[str], into: Path) -> dict[str, st
 
 
 def _download_once(suite: Suite, packages: Sequence[str], into: Path) -> None:
+    if suite.mirror:  # its libraries would be those of another system
+        suite.apt_get("download", "-q", *packages, cwd=into)
+        return
     plan = suite.apt_get("install", "--simulate", "--yes", "--no-install-recommends", *packages)
     # `Inst name (version …)` is new here; `Inst name [old] (new …)` is on the system and stays.
     new = re.findall(r"^Inst (\S+) \(", plan, re.MULTILINE)

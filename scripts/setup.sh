@@ -2,9 +2,10 @@
 # Make .venv, with exactly the locked requirements and this checkout; nothing to do is quick.
 set -eu
 cd "$(dirname "$0")/.."
-stamp=.venv/requirements.txt
+stamp=.venv/installed.txt
+wanted() { cat requirements.txt pyproject.toml; }
 
-if [ -f "$stamp" ] && cmp -s requirements.txt "$stamp" && .venv/bin/python -c 'import cdimage' 2>/dev/null
+if [ -f "$stamp" ] && wanted | cmp -s - "$stamp" && .venv/bin/python -c 'import cdimage' 2>/dev/null
 then
     exit 0
 fi
@@ -28,4 +29,4 @@ rm -rf .venv
 python3 -m venv .venv
 .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.txt
 .venv/bin/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
-cp requirements.txt "$stamp"
+wanted > "$stamp"

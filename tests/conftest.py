@@ -17,11 +17,21 @@ import cdimage
 from tests.daemons import Containerd, Registry
 from tests.images import Pusher
 from tests.node import Node
+from tests.tools import CONTAINERD_SUITE, SUITE
 
 # The same examples in every run, at their own pace; `make fuzz` looks for new ones.
 settings.register_profile("steady", derandomize=True, deadline=None)
 settings.register_profile("fuzz", max_examples=5000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--containerd", default=SUITE, help="the Debian suite that it comes from")
+    parser.addoption("--snapshotter", default="overlayfs", help="what images are unpacked into")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ[CONTAINERD_SUITE] = config.getoption("--containerd")
 
 
 @pytest.fixture(autouse=True)
@@ -53,9 +63,11 @@ def pusher(registry: Registry) -> Pusher:
 
 
 @pytest.fixture
-def node(containerd: Containerd) -> Iterator[Node]:
+def node(containerd: Containerd, pytestconfig: pytest.Config) -> Iterator[Node]:
     """A containerd namespace for one test, which must leave it empty or have it emptied."""
-    node = Node(containerd, f"test-{secrets.token_hex(6)}")
+    snapshotter = pytestconfig.getoption("--snapshotter")
+    node = Node(containerd, f"test-{secrets.token_hex(6)}", snapshotter)
+    node.create()
     yield node
     node.clear()
 

@@ -16,14 +16,26 @@ from tests.daemons import Containerd, DaemonError, remove_cgroups
 from tests.tools import tool, tool_env
 
 _DEADLINE = 20.0
+_SNAPSHOTTERS = ("overlayfs", "native")
 
 
 @dataclass(frozen=True)
 class Node:
-    """A containerd and a namespace in it."""
+    """A containerd, a namespace in it, and the snapshotter that is this namespace's default."""
 
     containerd: Containerd
     namespace: str
+    snapshotter: str = "overlayfs"
+
+    @property
+    def other_snapshotter(self) -> str:
+        """One that is not the default."""
+        return next(name for name in _SNAPSHOTTERS if name != self.snapshotter)
+
+    def create(self) -> None:
+        """Make the namespace."""
+        label = f"containerd.io/defaults/snapshotter={self.snapshotter}"
+        self.containerd.ctr("namespaces", "create", self.namespace, label)
 
     @property
     def address(self) -> str:
@@ -43,9 +55,10 @@ class Node:
         lines = self.ctr("content", "active").splitlines()[1:]
         return {line.split()[0] for line in lines if line.strip()}
 
-    def snapshots(self, snapshotter: str = "overlayfs") -> set[str]:
+    def snapshots(self, snapshotter: str | None = None) -> set[str]:
         """Names and keys of snapshots."""
-        lines = self.ctr("snapshots", "--snapshotter", snapshotter, "ls").splitlines()[1:]
+        name = snapshotter or self.snapshotter
+        lines = self.ctr("snapshots", "--snapshotter", name, "ls").splitlines()[1:]
         return {line.split()[0] for line in lines if line.strip()}
 
     def images(self) -> set[str]:
@@ -58,16 +71,18 @@ class Node:
 
     def is_empty(self) -> bool:
         """Whether nothing at all is left in the namespace."""
-        held = self.blobs() | self.ingests() | self.snapshots() | self.images() | self.leases()
-        return not (held | self.snapshots("native"))
+        held = self.blobs() | self.ingests() | self.images() | self.leases()
+        return not held.union(*(self.snapshots(name) for name in _SNAPSHOTTERS))
 
     def files(self) -> dict[str, int]:
         """Sizes of all files of content and snapshots, of every namespace, by path."""
         root = self.containerd.root
         folders = [
             root / "io.containerd.content.v1.content",
-            root / "io.containerd.snapshotter.v1.overlayfs" / "snapshots",
-            root / "io.containerd.snapshotter.v1.native" / "snapshots",
+            *(
+                root / f"io.containerd.snapshotter.v1.{name}" / "snapshots"
+                for name in _SNAPSHOTTERS
+            ),
         ]
         return {
             str(path.relative_to(root)): path.lstat().st_size
@@ -76,11 +91,12 @@ class Node:
             if not path.is_dir()
         }
 
-    def run(self, user_digest: str, *, snapshotter: str = "overlayfs") -> Container:
+    def run(self, user_digest: str, *, snapshotter: str | None = None) -> Container:
         """Start a container from a prepared image."""
         name = cdimage.prepared_image_name(user_digest)
         container = Container(self, f"box-{name[-12:]}")
-        self.ctr("run", "--detach", "--snapshotter", snapshotter, name, container.id)
+        self.ctr("run", "--detach", "--snapshotter", snapshotter or self.snapshotter, name,
+                 container.id)  # fmt: skip
         return container
 
     def ingest(self, ref: str, data: bytes) -> None:
@@ -111,7 +127,7 @@ class Node:
             self.ctr("content", "abort", ref, check=False)
         for digest in self.blobs():
             self.ctr("content", "rm", digest)
-        for snapshotter in ("overlayfs", "native"):
+        for snapshotter in _SNAPSHOTTERS:
             self._clear_snapshots(snapshotter)
         remove_cgroups(self.namespace)
 

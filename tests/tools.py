@@ -6,10 +6,13 @@ whoever starts one passes `tool_env()`, which lets it find its libraries and fri
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITE = "bookworm"
+CONTAINERD_SUITE = "CDIMAGE_CONTAINERD_SUITE"
+"""The variable that names another Debian suite, whose containerd is started."""
 
 _PROGRAM_FOLDERS = ("usr/sbin", "usr/bin", "sbin", "bin")
 _LIBRARY_FOLDERS = ("usr/lib/{triplet}", "lib/{triplet}", "usr/lib", "lib")
@@ -20,13 +23,13 @@ class ToolMissingError(Exception):
     """A real program is not on this machine; the message says what to run."""
 
 
-def tool(name: str, suite: str = SUITE) -> str:
+def tool(name: str) -> str:
     """Return the absolute path of a program: the project's own copy, else the one on `PATH`.
 
     Raises:
         ToolMissingError: There is neither.
     """
-    folders = [str(folder) for folder in _program_folders(suite)]
+    folders = [str(folder) for folder in _folders(_PROGRAM_FOLDERS)]
     found = shutil.which(name, path=os.pathsep.join(folders)) if folders else None
     found = found or shutil.which(name, path=_inherited_path())
     if found is None:
@@ -36,12 +39,12 @@ def tool(name: str, suite: str = SUITE) -> str:
     return str(Path(found).absolute())
 
 
-def tool_env(suite: str = SUITE) -> dict[str, str]:
+def tool_env() -> dict[str, str]:
     """Return this process's environment with what the unpacked programs need on top."""
     env = dict(os.environ)
-    programs = [str(folder) for folder in _program_folders(suite)]
+    programs = [str(folder) for folder in _folders(_PROGRAM_FOLDERS)]
     env["PATH"] = os.pathsep.join([*programs, _inherited_path()])
-    libraries = [str(folder) for folder in _library_folders(suite)]
+    libraries = [str(folder) for folder in _folders(_LIBRARY_FOLDERS)]
     if inherited := env.get("LD_LIBRARY_PATH"):
         libraries.append(inherited)
     if libraries:
@@ -54,13 +57,11 @@ def _inherited_path() -> str:
     return os.pathsep.join([os.environ.get("PATH", ""), _SYSTEM_PATH]).lstrip(os.pathsep)
 
 
-def _program_folders(suite: str) -> list[Path]:
-    folder = ROOT / ".tools" / suite
-    return [folder / name for name in _PROGRAM_FOLDERS if (folder / name).is_dir()]
-
-
-def _library_folders(suite: str) -> list[Path]:
-    folder = ROOT / ".tools" / suite
+def _folders(names: Sequence[str]) -> list[Path]:
+    """Where the unpacked programs or libraries are; those of another suite, if any, go first."""
+    suites = dict.fromkeys([os.environ.get(CONTAINERD_SUITE) or SUITE, SUITE])
     triplet = f"{os.uname().machine}-linux-gnu"
-    names = [name.format(triplet=triplet) for name in _LIBRARY_FOLDERS]
-    return [folder / name for name in names if (folder / name).is_dir()]
+    folders = [
+        ROOT / ".tools" / suite / name.format(triplet=triplet) for suite in suites for name in names
+    ]
+    return [folder for folder in folders if folder.is_dir()]

@@ -1,7 +1,18 @@
-"""``python -m cdimage`` is the command line."""
+"""The program: what it needs is loaded where Ctrl-C is answered already."""
 
+import os
 import sys
 
-from cdimage.cli.main import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        from cdimage.cli.main import main as run  # noqa: PLC0415
+    except KeyboardInterrupt:
+        os.write(2, b"cdimage: interrupted\n")
+        return 130
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -53,7 +53,7 @@ def test_programs_get_json(node: Node, busybox: Pushed) -> None:
     assert listed == pulled
     assert listed["user_digest"] == busybox.digest
     assert listed["platform"] == "linux/amd64"
-    assert list(listed["snapshots"]) == ["overlayfs"]
+    assert list(listed["snapshots"]) == [node.snapshotter]
     inspected = json.loads(cdimage(node, "inspect", busybox.digest, "--format", "json").out)
     assert inspected["original"] == {
         "base": busybox.digest,
@@ -73,7 +73,7 @@ def test_people_get_tables(node: Node, busybox: Pushed) -> None:
     cdimage(node, "pull", busybox.reference)
     header, row = cdimage(node, "ls").out.splitlines()
     assert header.split() == ["USER", "DIGEST", "PLATFORM", "SNAPSHOTTERS", "PREPARED"]
-    assert row.split()[:3] == [busybox.digest, "linux/amd64", "overlayfs"]
+    assert row.split()[:3] == [busybox.digest, "linux/amd64", node.snapshotter]
     shown = cdimage(node, "inspect", busybox.digest.removeprefix("sha256:")).out
     assert "['/bin/sh']" in shown
     assert prepared_image_name(busybox.digest) in shown
@@ -156,7 +156,7 @@ def test_ctrl_c_is_answered_with_130_and_one_line(
 def test_doctor_is_content_with_a_containerd_that_works(node: Node) -> None:
     said = cdimage(node, "doctor")
     assert (said.code, said.error) == (0, "")
-    for word in ("daemon", "version", "permission", "namespace", "overlayfs", "disk"):
+    for word in ("daemon", "version", "permission", "namespace", node.snapshotter, "disk"):
         assert word in said.out
     assert "WRONG" not in said.out
     assert all(check["ok"] for check in json.loads(cdimage(node, "doctor", "--format", "json").out))

@@ -193,6 +193,8 @@ def test_ctrl_c_at_any_moment_is_answered_within_a_second(
         assert seconds < 1.2  # with the machine's own time to end a process
         if code == 0:
             break
+        if (code, said) == (-signal.SIGINT, ""):
+            continue  # Python itself had not begun
         assert code == 130
         assert said.splitlines()[-1].startswith("cdimage: interrupted")
         assert node.images() == set()

@@ -47,7 +47,7 @@ async def check_complete_if_named(store: cdimage.Store, node: Node, image: Pushe
     found = await store.get_image(image.digest)
     assert set(image.layers) <= node.blobs()
     assert str(found.target.digest) in node.blobs()
-    assert found.snapshots["overlayfs"] in node.snapshots()
+    assert found.snapshots[node.snapshotter] in node.snapshots()
     return True
 
 

@@ -142,14 +142,14 @@ async def test_an_image_for_another_system_is_prepared_without_unpacking(
     assert node.is_empty()
 
 
-async def test_the_native_snapshotter_serves_as_well(
+async def test_another_snapshotter_serves_as_well(
     client: cdimage.Client, node: Node, pusher: Pusher, new_repository: Callable[[], str]
 ) -> None:
     pushed = pusher.push(KINDS["busybox"](), new_repository())
-    store = cdimage.Store(client, snapshotter="native")
+    store = cdimage.Store(client, snapshotter=node.other_snapshotter)
     await store.pull_image(pushed.reference, pushed.digest)
     assert node.snapshots() == set()
-    container = node.run(pushed.digest, snapshotter="native")
+    container = node.run(pushed.digest, snapshotter=node.other_snapshotter)
     assert container.first_process()[0] == 1
     assert container.terminate() < 0.1
     container.remove()
@@ -162,11 +162,11 @@ async def test_one_image_can_be_unpacked_into_two_snapshotters(
 ) -> None:
     pushed = pusher.push(KINDS["busybox"](), new_repository())
     await cdimage.Store(client).pull_image(pushed.reference, pushed.digest)
-    native = cdimage.Store(client, snapshotter="native")
-    await native.pull_image(pushed.reference, pushed.digest)
-    found = await native.get_image(pushed.digest)
+    other = cdimage.Store(client, snapshotter=node.other_snapshotter)
+    await other.pull_image(pushed.reference, pushed.digest)
+    found = await other.get_image(pushed.digest)
     assert set(found.snapshots) == {"overlayfs", "native"}
     assert node.snapshots("native")
     assert node.snapshots("overlayfs")
-    await native.untag_image(pushed.digest)
+    await other.untag_image(pushed.digest)
     assert node.is_empty()

@@ -83,7 +83,7 @@ async def test_a_snapshot_that_somebody_removed_is_made_again(
 ) -> None:
     await store.pull_image(image.reference, image.digest)
     (top,) = (await store.get_image(image.digest)).snapshots.values()
-    node.ctr("snapshots", "rm", top)
+    node.ctr("snapshots", "--snapshotter", node.snapshotter, "rm", top)
     await store.pull_image(image.reference, image.digest)
     assert top in node.snapshots()
 
@@ -135,7 +135,7 @@ async def test_blobs_that_were_there_without_labels_are_held_all_the_same(
     assert set(image.layers) <= node.blobs()
     labels = node.ctr("content", "ls")
     assert "containerd.io/gc.ref.content.config" in labels
-    assert "containerd.io/gc.ref.snapshot.overlayfs" in labels
+    assert f"containerd.io/gc.ref.snapshot.{node.snapshotter}" in labels
 
 
 async def test_an_image_that_is_prepared_already_is_not_prepared_twice(

@@ -1,0 +1,61 @@
+"""Run the tests that need a containerd on each version of it, with each snapshotter.
+
+    python -m scripts.test_matrix [pytest's arguments]
+
+What has nothing to do with the daemon is left out. Fails when any of the runs does.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+from tests.tools import CONTAINERD_SUITE, ROOT, SUITE, tool, tool_env
+
+from scripts.fetch_tools import NEWER_SUITES
+
+SNAPSHOTTERS = ("overlayfs", "native")
+TESTS = ("tests/integration", "tests/cli")
+LEFT_OUT = ("tests/integration/test_pause_on_windows.py", "tests/integration/test_registry_real.py")
+
+
+def main() -> int:
+    """Run them one after another, and print a table; the exit status."""
+    rows = []
+    for suite in (SUITE, *NEWER_SUITES):
+        for snapshotter in SNAPSHOTTERS:
+            version = _version(suite)
+            print(f"\n== containerd {version} ({suite}), {snapshotter}", flush=True)
+            start = time.monotonic()
+            code = subprocess.run(
+                [
+                    sys.executable, "-m", "pytest", "-q", *TESTS,
+                    *(f"--ignore={path}" for path in LEFT_OUT),
+                    f"--containerd={suite}", f"--snapshotter={snapshotter}", *sys.argv[1:],
+                ],
+                cwd=ROOT, check=False,
+            ).returncode  # fmt: skip
+            result = "passed" if code == 0 else f"failed ({code})"
+            rows.append((version, snapshotter, result, f"{time.monotonic() - start:.0f} s"))
+    print()
+    for row in rows:
+        print("  ".join(cell.ljust(12) for cell in row).rstrip())
+    return 0 if all(row[2] == "passed" for row in rows) else 1
+
+
+def _version(suite: str) -> str:
+    os.environ[CONTAINERD_SUITE] = suite
+    done = subprocess.run(
+        [tool("containerd"), "--version"],
+        env=tool_env(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split()[2]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
