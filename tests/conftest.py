@@ -27,6 +27,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--containerd", default=SUITE, help="the Debian suite that it comes from")
+    parser.addoption("--soak", action="store_true", help="many rounds, and large images")
     parser.addoption("--snapshotter", default="overlayfs", help="what images are unpacked into")
 
 

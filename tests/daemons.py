@@ -65,8 +65,8 @@ class DaemonError(Exception):
 class Daemon:
     """A process with a folder of its own, that is removed with it."""
 
-    def __init__(self, name: str, folder: Path | None = None) -> None:
-        self.folder = folder or Path(tempfile.mkdtemp(prefix=f"cdi-{name[:4]}-"))
+    def __init__(self, name: str) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix=f"cdi-{name[:4]}-"))
         self.log = self.folder / f"{name}.log"
         self._name = name
         self._process: subprocess.Popen[bytes] | None = None
@@ -124,18 +124,33 @@ class Daemon:
 
 
 class Containerd(Daemon):
-    """A private containerd, without the CRI plugin."""
+    """A private containerd, without the CRI plugin.
 
-    def __init__(self, folder: Path | None = None) -> None:
-        super().__init__("containerd", folder)
+    Args:
+        disk_size: Of a file system of its own for all that it keeps, in bytes; None for none.
+    """
+
+    def __init__(self, *, disk_size: int | None = None) -> None:
+        super().__init__("containerd")
+        self._disk_size = disk_size
         self.tcp_address = f"127.0.0.1:{_free_port()}"
         self.root = self.folder / "root"
         self.state = self.folder / "state"
         self.address = str(self.folder / "c.sock")
 
     def __enter__(self) -> Self:
+        if self._disk_size is not None:
+            self._mount_disk(self._disk_size)
         self.start()
         return self
+
+    def _mount_disk(self, size: int) -> None:
+        image = self.folder / "disk"
+        with image.open("wb") as file:
+            file.truncate(size)
+        subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", image], check=True)
+        self.root.mkdir()
+        subprocess.run(["mount", "-o", "loop", image, self.root], check=True)
 
     def start(self) -> None:
         """Start it, and return when it answers."""

@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import subprocess
+import sys
 
 import cdimage
+from tests.node import Node
+from tests.tools import ROOT
+
+
+def start_worker(node: Node, reference: str, digest: str, *options: str) -> subprocess.Popen[bytes]:
+    """Start one that pulls an image into a node."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.worker", node.address, node.namespace, reference, digest,
+         *options],
+        cwd=ROOT,
+    )  # fmt: skip
 
 
 async def work(options: argparse.Namespace) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 
@@ -13,7 +12,7 @@ import pytest
 from tests.daemons import Registry
 from tests.images import Image, Pushed, Pusher, busybox_tar, image_of, layer_of, tar_of
 from tests.node import Node
-from tests.tools import ROOT
+from tests.worker import start_worker
 
 import cdimage
 
@@ -32,14 +31,6 @@ def large(pusher: Pusher) -> Pushed:
     return pusher.push(large_image(), "test/large")
 
 
-def start_worker(node: Node, image: Pushed, *options: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.worker", node.address, node.namespace, image.reference,
-         image.digest, *options],
-        cwd=ROOT,
-    )  # fmt: skip
-
-
 async def check_complete_if_named(store: cdimage.Store, node: Node, image: Pushed) -> bool:
     """A name, where there is one, has everything behind it."""
     if not node.images():
@@ -55,14 +46,16 @@ async def test_killed_at_any_point_a_pull_leaves_nothing_but_what_a_lease_holds(
     store: cdimage.Store, node: Node, large: Pushed
 ) -> None:
     start = time.monotonic()
-    assert start_worker(node, large).wait() == 0
+    assert start_worker(node, large.reference, large.digest).wait() == 0
     duration = time.monotonic() - start
     await store.untag_image(large.digest)
     assert node.is_empty()
 
     unfinished = 0
     for number in range(KILLS):
-        worker = start_worker(node, large, "--lease-seconds", str(LEASE_SECONDS))
+        worker = start_worker(
+            node, large.reference, large.digest, "--lease-seconds", str(LEASE_SECONDS)
+        )
         try:
             worker.wait(duration * (number + 0.5) / KILLS)
         except subprocess.TimeoutExpired:
@@ -87,7 +80,7 @@ async def test_killed_at_any_point_a_pull_leaves_nothing_but_what_a_lease_holds(
 async def test_what_arrived_before_a_kill_is_not_fetched_again(
     store: cdimage.Store, node: Node, large: Pushed, registry: Registry
 ) -> None:
-    worker = start_worker(node, large)
+    worker = start_worker(node, large.reference, large.digest)
     while len(node.blobs() & set(large.layers)) < 2 and worker.poll() is None:
         pass
     worker.kill()
@@ -112,7 +105,10 @@ async def test_many_callers_of_one_digest_fetch_each_layer_once(
     pushed = pusher.push(large_image(), new_repository())
     before = len(registry.requests())
     callers = str(16 // processes)
-    workers = [start_worker(node, pushed, "--callers", callers) for _ in range(processes)]
+    workers = [
+        start_worker(node, pushed.reference, pushed.digest, "--callers", callers)
+        for _ in range(processes)
+    ]
     codes = [await asyncio.to_thread(worker.wait) for worker in workers]
     assert codes == [0] * processes
     fetched = [

@@ -25,6 +25,10 @@ class FailedPreconditionError(BackendError):
     """The daemon refused, because of the state that something is in."""
 
 
+class LeftoverError(BackendError):
+    """A directory that a crash left behind is in the way of a snapshot."""
+
+
 class LockedError(UnavailableError):
     """Another client is writing the same blob. Never leaves this package."""
 
@@ -41,6 +45,22 @@ _ERRORS: Final[dict[grpc.StatusCode, type[CdimageError]]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: UnavailableError,
     grpc.StatusCode.CANCELLED: UnavailableError,
 }
+
+
+_BY_WORDS: Final[tuple[tuple[str, type[CdimageError], str], ...]] = (
+    # What gRPC says when the daemon dies in the middle of a write (grpcio v1.71, aio/_call.py).
+    ("Internal error from Core", UnavailableError,
+     "containerd could not {action}: the connection to {address} broke; see whether it runs, "
+     "and try again"),
+    ("no space left on device", UnavailableError,
+     "containerd could not {action}: its disk is full; free some space and try again"),
+    ("failed to rename", LeftoverError, "containerd could not {action}: {details}"),
+    (" locked for ", LockedError, "containerd could not {action}: {details}"),
+    ("unknown service", BackendError,
+     "what listens at {address} does not offer containerd's own services: containerd's "
+     "tcp_address is for CRI only, so put a TLS proxy in front of its socket"),
+)  # fmt: skip
+"""What the status does not tell."""
 
 
 @contextmanager
@@ -61,16 +81,12 @@ def translated(action: str, address: str) -> Iterator[None]:
 
 def _translate(error: grpc.aio.AioRpcError, action: str, address: str) -> CdimageError:
     details = (error.details() or error.code().name).strip()
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
-        if "locked" in details:
-            return LockedError(f"containerd could not {action}: {details}")
-        if "connect" in details or "ocket" in details:
-            return _not_connected(details, address)
-    if error.code() is grpc.StatusCode.UNIMPLEMENTED and "unknown service" in details:
-        return BackendError(
-            f"what listens at {address} does not offer containerd's own services: containerd's "
-            "tcp_address is for CRI only, so put a TLS proxy in front of its socket"
-        )
+    is_gone = "connect" in details or "ocket" in details
+    if error.code() is grpc.StatusCode.UNAVAILABLE and is_gone and " locked for " not in details:
+        return _not_connected(details, address)
+    for words, kind, sentence in _BY_WORDS:
+        if words in details:
+            return kind(sentence.format(action=action, address=address, details=details))
     return _ERRORS.get(error.code(), BackendError)(f"containerd could not {action}: {details}")
 
 

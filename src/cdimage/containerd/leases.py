@@ -35,6 +35,19 @@ class Leases:
             )
         return lease
 
+    async def hold(self, kind: str, name: str) -> None:
+        """Have the session's lease hold something; that it is there is not checked.
+
+        Args:
+            kind: ``content``, or ``snapshots/<snapshotter>``.
+            name: A digest, or a snapshot's name.
+        """
+        request = pb.AddResourceRequest(
+            id=self._session.lease, resource=pb.Resource(id=name, type=kind)
+        )
+        with self._session.calling(f"hold {name}"):
+            await self._stub.AddResource(request, metadata=self._session.metadata)
+
     async def delete(self, lease: str, *, sync: bool = False) -> None:
         """End a lease; one that is gone is success.
 

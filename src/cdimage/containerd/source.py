@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from cdimage.containerd.client import Client
 from cdimage.descriptor import Descriptor, Digest, MediaType
 from cdimage.errors import InvalidImageError, InvalidReferenceError, NotFoundError
-from cdimage.image import DOCUMENT_LIMIT, parse_json
+from cdimage.image import DOCUMENT_LIMIT, Manifest, parse_json
 from cdimage.reference import Reference
 
 
@@ -42,6 +42,18 @@ class ContentSource:
         if not media_type:
             raise NotFoundError(f"{reference.digest} in {self.name} is not an image")
         return Descriptor(media_type, reference.digest, len(data), data=data)
+
+    async def check_whole(self, manifest: Manifest) -> None:
+        """See whether all layers are here, before anything is begun.
+
+        Raises:
+            NotFoundError: One is missing.
+        """
+        wanted = [layer.digest for layer in manifest.layers]
+        here = await self._client.content.present(wanted)
+        for digest in wanted:
+            if digest not in here:
+                raise NotFoundError(f"{self.name} lacks the layer {digest}")
 
     @asynccontextmanager
     async def fetch(

@@ -269,6 +269,8 @@ class Store:
     ) -> None:
         daemon = await self._daemon()
         image = await resolve_image(source, reference, digest, platform, daemon.platform)
+        if isinstance(source, ContentSource):
+            await source.check_whole(image.manifest)
         pause = self._pause.read(image.config.platform)
         prepared = prepare(image.manifest, image.config, pause)
         own_system = prepared.config.platform.os == daemon.platform.os

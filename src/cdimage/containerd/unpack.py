@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cdimage.containerd.errors import AlreadyExistsError
+from cdimage.containerd.errors import AlreadyExistsError, LeftoverError
 from cdimage.descriptor import Descriptor, Digest
 from cdimage.errors import InvalidImageError, UnavailableError
 
@@ -73,7 +73,11 @@ class Unpacker:
                     self._snapshotter, key, layer.parent, _labels(layer)
                 )
                 return Extraction(layer, key, mounts)
+            except LeftoverError:
+                await self._client.snapshots.cleanup(self._snapshotter)
             except AlreadyExistsError:
+                # Whoever unpacked it may let it go. Held first, it is there or it is not.
+                await self._client.leases.hold(f"snapshots/{self._snapshotter}", layer.chain_id)
                 if await self._client.snapshots.exists(self._snapshotter, layer.chain_id):
                     return None
         raise UnavailableError(
