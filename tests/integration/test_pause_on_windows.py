@@ -15,6 +15,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,26 +81,36 @@ class Wine:
     folder: Path
     env: dict[str, str]
 
-    def start(self, *command: str) -> subprocess.Popen[str]:
+    @contextmanager
+    def running(self, *command: str) -> Iterator[subprocess.Popen[str]]:
+        """A program of Windows, that is ended if the test has not done so."""
         # Files and no pipes: Wine's services inherit them, and live on for some seconds.
-        with self.output.open("w") as output, self.errors.open("w") as errors:
-            return subprocess.Popen(
+        with (
+            self.output.open("w") as output,
+            self.errors.open("w") as errors,
+            subprocess.Popen(
                 [tool("wine64"), *command], env=self.env, cwd=self.folder, text=True,
                 stdin=subprocess.PIPE, stdout=output, stderr=errors,
-            )  # fmt: skip
+            ) as process,
+        ):  # fmt: skip
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def end(self, process: subprocess.Popen[str], answer: str = "") -> tuple[int, str, str]:
         """How it ends: its status, what it printed, and what Wine says of it."""
         assert process.stdin is not None
-        with process:
-            process.stdin.write(answer)
-            process.stdin.close()
-            try:
-                process.wait(2 * DEADLINE)
-            finally:
-                process.kill()
+        process.stdin.write(answer)
+        process.stdin.close()
+        status = process.wait(2 * DEADLINE)
         output = self.output.read_bytes().decode()  # with its own ends of lines
-        return process.returncode, output, self.errors.read_text()
+        return status, output, self.errors.read_text()
+
+    def run(self, *command: str) -> tuple[int, str, str]:
+        """How a program that ends by itself does so."""
+        with self.running(*command) as process:
+            return self.end(process)
 
     @property
     def output(self) -> Path:
@@ -156,7 +167,7 @@ def wine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wine]:
     (folder / "pause.exe").write_bytes(program)
     wine = Wine(folder, env)
     try:
-        wine.end(wine.start("wineboot", "--init"))
+        wine.run("wineboot", "--init")
         yield wine
     finally:
         wine.stop()
@@ -173,24 +184,24 @@ def press(wine: Wine) -> str:
 
 
 def test_it_prints_its_version(wine: Wine) -> None:
-    assert wine.end(wine.start("pause.exe", "-v"))[:2] == (0, "cdimage-pause 1\r\n")
+    assert wine.run("pause.exe", "-v")[:2] == (0, "cdimage-pause 1\r\n")
 
 
 def test_ctrl_c_ends_it_with_0(wine: Wine) -> None:
-    process = wine.start("pause.exe")
-    wine.wait_until_asleep()
-    # Wine makes Ctrl-C of it. Of a program without a handler it would say that it terminates it.
-    process.send_signal(signal.SIGINT)
-    assert wine.end(process) == (0, "", "")
+    with wine.running("pause.exe") as process:
+        wine.wait_until_asleep()
+        # Wine makes Ctrl-C of it. Of a program without a handler it would say that it ends it.
+        process.send_signal(signal.SIGINT)
+        assert wine.end(process) == (0, "", "")
 
 
 @pytest.mark.parametrize("event", EVENTS)
 def test_what_windows_tells_a_console_program_ends_it_with_0(
     wine: Wine, press: str, event: str
 ) -> None:
-    process = wine.start(press)
-    wine.wait_until_asleep()
-    assert wine.end(process, str(EVENTS[event])) == (0, "", "")
+    with wine.running(press) as process:
+        wine.wait_until_asleep()
+        assert wine.end(process, str(EVENTS[event])) == (0, "", "")
 
 
 def test_it_imports_from_kernel32_only() -> None:
