@@ -1,7 +1,7 @@
 # Every target is safe to repeat, and sets up what it needs.
 PYTHON := .venv/bin/python
 
-.PHONY: help setup run test test-matrix check fuzz bench lock clean
+.PHONY: help setup run test test-matrix soak check fuzz bench lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -21,6 +21,11 @@ test: setup  ## all checks and tests, on real daemons
 test-matrix: setup  ## the tests that need a containerd on 1.6, 1.7 and 2.1, with two snapshotters
 	@python3 scripts/fetch_tools.py --for matrix
 	@$(PYTHON) -m scripts.test_matrix
+
+soak: setup  ## many kills, a 5 GB image: what takes a quarter of an hour
+	@python3 scripts/fetch_tools.py --for test
+	@$(PYTHON) -m pytest -q --soak --timeout 3600 -s tests/integration/test_trouble.py \
+	  tests/integration/test_crashes_and_crowds.py tests/integration/test_memory.py
 
 check: setup  ## formatting, lint, types, import rules, generated files
 	@$(PYTHON) -m ruff format --check -q .

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import subprocess
 import sys
+from pathlib import Path
 
 import cdimage
 from tests.node import Node
@@ -37,7 +38,12 @@ def main() -> None:
         parser.add_argument(name)
     parser.add_argument("--callers", type=int, default=1)
     parser.add_argument("--lease-seconds", type=float, default=3600)
-    asyncio.run(work(parser.parse_args()))
+    parser.add_argument("--peak", type=Path, help="where to write the peak resident size, in kB")
+    options = parser.parse_args()
+    asyncio.run(work(options))
+    if options.peak:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        options.peak.write_text(next(it for it in lines if it.startswith("VmHWM")).split()[1])
 
 
 if __name__ == "__main__":

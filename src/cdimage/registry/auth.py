@@ -93,7 +93,14 @@ class Tokens:
             known = self._tokens.get(request)
             if known is None or not known.is_fresh or known.header == refused:
                 self._tokens[request] = known = await self._fetch(request)
+                self._forget()
             return known.header
+
+    def _forget(self) -> None:
+        """Keep no secrets of pulls that are over."""
+        for request in [it for it, token in self._tokens.items() if not token.is_fresh]:
+            if not self._locks[request].locked():
+                del self._tokens[request], self._locks[request]
 
     async def _fetch(self, request: TokenRequest) -> Token:
         endpoint, credentials = request.endpoint, request.credentials
