@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -51,15 +52,22 @@ class FakeRegistry:
         return [request.path.partition("/app/")[2] or request.path for request in self.seen]
 
     @asynccontextmanager
-    async def serving(self) -> AsyncIterator[FakeRegistry]:
-        """Listen on a free port until the end."""
+    async def serving(
+        self, *, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+    ) -> AsyncIterator[FakeRegistry]:
+        """Listen on a free port until the end.
+
+        Args:
+            tls: Of a server; None speaks plain HTTP.
+            host: The name that it is to be asked by, which leads to the loopback.
+        """
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", self._answer)
         runner = web.AppRunner(app, shutdown_timeout=0)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
         await site.start()
-        self.host = f"127.0.0.1:{runner.addresses[0][1]}"
+        self.host = f"{host}:{runner.addresses[0][1]}"
         try:
             yield self
         finally:

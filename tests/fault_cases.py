@@ -145,9 +145,52 @@ CASES = (
 )  # fmt: skip
 
 
+_TROUBLE = "tests/integration/test_trouble.py"
+
+SURVIVED = (
+    ("the process that pulls is killed, at 100 random moments",
+     "no name without all that is behind it; the next pull goes on, and both together fetch "
+     "at most 1.2 times the image; after `untag` and the end of the lease nothing is left",
+     _TROUBLE, "test_a_killed_pull_is_continued_by_the_next_one"),
+    ("containerd is killed at 20 random moments, and started again",
+     "the same, and no record of anybody's is lost",
+     _TROUBLE, "test_a_daemon_that_is_killed_loses_no_record_and_the_next_pull_goes_on"),
+    ("containerd's disk is full",
+     "fails: `UnavailableError`; with space again, the next pull goes on from what arrived",
+     _TROUBLE, "test_a_full_disk_is_told_and_the_next_pull_goes_on"),
+    ("64 callers in 8 processes ask for one digest", "the registry sends each blob once",
+     _TROUBLE, "test_sixty_four_callers_in_eight_processes_fetch_each_blob_once"),
+    ("20 images that share a base are asked for at once", "the registry sends each blob once",
+     "tests/cli/test_pulling_many.py",
+     "test_twenty_images_that_share_a_base_cost_each_distinct_blob_once"),
+    ("`ctr image pull` pulls the same image at the same time", "the registry sends each blob once",
+     _TROUBLE, "test_beside_containerds_own_client_each_layer_is_fetched_once"),
+    ("one of two processes that pull the same is killed",
+     "the other takes over from the bytes that are there",
+     _TROUBLE, "test_a_waiter_takes_over_from_a_leader_that_dies"),
+    ("an image has 5 GB", "a process needs at most 120 MB, and no more than for a small image",
+     "tests/integration/test_memory.py",
+     "test_a_large_image_needs_no_more_memory_than_a_small_one"),
+    ("Ctrl-C, at any moment, or while containerd hangs", "is answered within a second",
+     "tests/cli/test_pulling_many.py", "test_ctrl_c_is_answered_though_the_daemon_hangs"),
+)  # fmt: skip
+"""What happens to processes and disks: in words, with what is seen, and the test that sees it."""
+
+_SURVIVED_HEAD = """
+## Processes and disks
+
+`make test` does a part of the rounds, `make soak` all of them.
+
+| What happens | What is seen |
+|---|---|
+"""
+
+
 def page() -> str:
     """The document."""
-    return _HEAD + "".join(f"| {case.what} | {_outcome(case)} |\n" for case in CASES)
+    cases = "".join(f"| {case.what} | {_outcome(case)} |\n" for case in CASES)
+    survived = "".join(f"| {what} | {seen} |\n" for what, seen, _, _ in SURVIVED)
+    return _HEAD + cases + _SURVIVED_HEAD + survived
 
 
 def _outcome(case: Case) -> str:

@@ -22,8 +22,7 @@ from tests.node import Node
 from tests.token_server import TokenServer
 
 import cdimage as library
-from cdimage.registry.auth import basic_header
-from cdimage.registry.credentials import Credentials
+from cdimage.registry.credentials import Credentials, basic_header
 
 ALICE = Credentials("alice", "hunter2")
 MALLORY = Credentials("mallory", "letmein-please")

@@ -101,6 +101,11 @@ def test_references_come_from_files_and_from_standard_input(
         cwd=ROOT, check=True,
     )  # fmt: skip
     assert [row.split()[0] for row in done.stdout.splitlines()[1:]] == [named, piped, listed]
+    done = subprocess.run(
+        [sys.executable, "-m", "cdimage", "pull", "-", "--format", "json"], input=piped,
+        env=environment(node), capture_output=True, text=True, cwd=ROOT, check=True,
+    )  # fmt: skip
+    assert [result["reference"] for result in json.loads(done.stdout)] == [piped]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -9,10 +10,11 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 from tests.daemons import Registry as RegistryDaemon
-from tests.fault_cases import CASES, PAGE, Case, faults_of, page
-from tests.faults import FaultyRegistry
+from tests.fault_cases import CASES, PAGE, SURVIVED, Case, faults_of, page
+from tests.faults import Answer, Asked, Fault, FaultyRegistry
 from tests.images import Pushed, Pusher, image_of, layer_of, tar_of
 from tests.node import Node
+from tests.tools import ROOT
 
 import cdimage
 from cdimage.errors import CdimageError
@@ -92,6 +94,43 @@ async def test_what_goes_wrong(
 
 def test_the_page_says_what_the_table_says() -> None:
     assert PAGE.read_text() == page(), "run `python -m tests.fault_cases`"
+
+
+@pytest.mark.parametrize(("file", "test"), [row[2:] for row in SURVIVED])
+def test_what_the_page_says_of_processes_is_tested(file: str, test: str) -> None:
+    assert f"def {test}(" in (ROOT / file).read_text()
+
+
+@pytest.mark.parametrize(("of_image", "of_all", "most"), [(2, 9, 6), (3, 4, 4), (1, 1, 1)])
+async def test_no_more_layers_are_fetched_at_the_same_time_than_wanted(
+    client: cdimage.Client,
+    faulty: FaultyRegistry,
+    pusher: Pusher,
+    new_repository: Callable[[], str],
+    of_image: int,
+    of_all: int,
+    most: int,
+) -> None:
+    running = [0]
+
+    async def count(_: FaultyRegistry, asked: Asked, answer: Answer) -> None:
+        running.append(running[-1] + 1)
+        await asyncio.sleep(0.1)
+        await answer.send_head()
+        await answer.send_body()
+        running.append(running[-1] - 1)
+
+    faulty.faults = [Fault("layers", count)]
+    async with cdimage.Registry() as registry, asyncio.TaskGroup() as group:
+        store = cdimage.Store(
+            client, open_source=registry.open, concurrency=of_image, total_concurrency=of_all
+        )
+        for _ in range(3):
+            layers = [layer_of(tar_of({f"{n}": os.urandom(100_000)}), "none") for n in range(4)]
+            image = pusher.push(image_of(layers), new_repository())
+            reference = f"{faulty.host}/{image.reference.partition('/')[2]}"
+            group.create_task(store.pull_image(reference, image.digest))
+    assert max(running) == most
 
 
 async def test_the_proxy_itself_breaks_nothing(

@@ -17,8 +17,7 @@ from cdimage.image import Manifest
 from cdimage.pull import read
 from cdimage.reference import Reference
 from cdimage.registry import Registry
-from cdimage.registry.auth import basic_header
-from cdimage.registry.credentials import Credentials
+from cdimage.registry.credentials import Credentials, basic_header
 
 ALICE = Credentials("alice", "hunter2")
 # bcrypt of that password, cost 5: there is no bcrypt in the standard library.

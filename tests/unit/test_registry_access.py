@@ -19,8 +19,12 @@ from cdimage.descriptor import Descriptor, MediaType
 from cdimage.errors import PermissionDeniedError
 from cdimage.reference import Reference
 from cdimage.registry import Registry, Repository
-from cdimage.registry.auth import basic_header
-from cdimage.registry.credentials import Credentials, credential_files, find_credentials
+from cdimage.registry.credentials import (
+    Credentials,
+    basic_header,
+    credential_files,
+    find_credentials,
+)
 from cdimage.registry.endpoint import Endpoint
 from cdimage.registry.hosts import Host
 from cdimage.registry.http import Connections, Request

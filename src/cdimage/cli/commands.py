@@ -52,7 +52,7 @@ async def pull(settings: Settings, options: PullOptions) -> int:
     programs = _pause_programs(options.pause, wanted)
     wish = Wish(wanted, options.check_access)
     folders = [Path(path) for path in options.hosts_dirs] or HOSTS_FOLDERS
-    is_batch = len(references) > 1 or bool(options.files)
+    is_batch = len(references) > 1 or bool(options.files) or "-" in options.references
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(settings.connect())
         registry = await stack.enter_async_context(

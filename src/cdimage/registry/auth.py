@@ -6,7 +6,6 @@ Flow: distribution v2.8, ``docs/spec/auth/token.md`` and ``oauth.md``.
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import Any, Final, Protocol
 from cdimage.errors import BackendError, NotFoundError, PermissionDeniedError
 from cdimage.reference import Reference
 from cdimage.registry.challenge import Challenge
-from cdimage.registry.credentials import Credentials, find_credentials
+from cdimage.registry.credentials import Credentials, basic_header, find_credentials
 from cdimage.registry.endpoint import Endpoint, shown_host, wire_url
 
 _DEFAULT_SECONDS: Final = 60.0
@@ -219,12 +218,6 @@ class Authenticator:
         if self._given is not None:
             advice = "pass others to the pull"
         return PermissionDeniedError(f"{self._name} cannot be read: {host} {why}: {advice}")
-
-
-def basic_header(credentials: Credentials) -> str:
-    """The header of Basic authentication (RFC 7617)."""
-    pair = f"{credentials.username}:{credentials.password}".encode()
-    return f"Basic {base64.b64encode(pair).decode()}"
 
 
 def _read_token(data: bytes, what: str) -> Token:

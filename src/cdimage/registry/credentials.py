@@ -43,6 +43,12 @@ class Credentials:
 ANONYMOUS: Final = Credentials()
 
 
+def basic_header(credentials: Credentials) -> str:
+    """The header of Basic authentication (RFC 7617)."""
+    pair = f"{credentials.username}:{credentials.password}".encode()
+    return f"Basic {base64.b64encode(pair).decode()}"
+
+
 async def find_credentials(registry: str, repository: str = "") -> Credentials:
     """The user's credentials for a repository; `ANONYMOUS` where there are none.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from cdimage.errors import BackendError, PermissionDeniedError
 from cdimage.registry.broken import translated
+from cdimage.registry.credentials import Credentials, basic_header
 from cdimage.registry.endpoint import Endpoint, is_loopback, origin, redirected, shown_host
 from cdimage.registry.reach import OutOfReachError, Reach, check_literal, limited, reach_of
 from cdimage.registry.trust import ssl_context
@@ -108,7 +109,7 @@ class Connections:
         url, endpoint = request.url, request.endpoint
         limit = await self._limit(request)
         with translated(url, request.what):
-            proxy, proxy_auth = _proxy(url)
+            proxy, proxy_headers = _proxy(url)
             # With a proxy, it is the proxy's own name that is resolved here.
             session = self._session(Reach.LINK_LOCAL if proxy else limit)
             connect = endpoint.host.dial_timeout or self._connect_seconds
@@ -119,7 +120,7 @@ class Connections:
                 data=form,
                 allow_redirects=False,
                 proxy=proxy,
-                proxy_auth=proxy_auth,
+                proxy_headers=proxy_headers,
                 ssl=self._trust(request) if url.startswith("https:") else True,
                 timeout=aiohttp.ClientTimeout(
                     total=None, sock_connect=connect, sock_read=self._still_seconds
@@ -183,21 +184,25 @@ class Connections:
                 _logger.warning("%s", shown)
 
 
-def _proxy(url: str) -> tuple[str | None, aiohttp.BasicAuth | None]:
-    """The proxy for an address, by the environment; this machine is asked without one."""
+def _proxy(url: str) -> tuple[str | None, dict[str, str]]:
+    """The proxy for an address, by the environment, and what is sent to it alone.
+
+    This machine is asked without one.
+    """
     from urllib.request import (  # type: ignore[attr-defined]  # noqa: PLC0415 - slow to load
         getproxies_environment,
         proxy_bypass_environment,
     )
 
-    import aiohttp  # noqa: PLC0415 - loaded when the first registry is asked
-    from yarl import URL  # noqa: PLC0415
+    from yarl import URL  # noqa: PLC0415 - comes with the HTTP client
 
     proxies = getproxies_environment()
     scheme, host = origin(url)
     found = proxies.get(scheme)
     if not found or is_loopback(host) or proxy_bypass_environment(host, proxies):
-        return None, None
+        return None, {}
     proxy = URL(found)
-    auth = aiohttp.BasicAuth(proxy.user, proxy.password or "") if proxy.user else None
-    return str(proxy.with_user(None)), auth
+    pair = Credentials(proxy.user or "", proxy.password or "")
+    # The client makes a Proxy-Authorization of it.
+    headers = {"Authorization": basic_header(pair)} if pair else {}
+    return str(proxy.with_user(None)), headers
