@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cdimage
 from tests.daemons import Containerd, DaemonError, remove_cgroups
+from tests.images import Pushed
 from tests.tools import tool, tool_env
 
 _DEADLINE = 20.0
@@ -143,6 +144,17 @@ class Node:
         except DaemonError:
             return False
         return True
+
+
+async def check_complete_if_named(store: cdimage.Store, node: Node, image: Pushed) -> bool:
+    """See that a name, where there is one, has everything behind it; whether there is one."""
+    if cdimage.prepared_image_name(image.digest) not in node.images():
+        return False
+    found = await store.get_image(image.digest)
+    assert set(image.layers) <= node.blobs()
+    assert str(found.target.digest) in node.blobs()
+    assert found.snapshots[node.snapshotter] in node.snapshots()
+    return True
 
 
 @dataclass(frozen=True)

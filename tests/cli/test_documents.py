@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -15,8 +16,10 @@ from tests.images import Pushed, Pusher, busybox_tar, image_of, layer_of
 from tests.node import Node
 from tests.tools import ROOT
 
+import cdimage as library
 from cdimage import errors
 from cdimage.cli.main import INTERRUPTED, cli
+from cdimage.registry.hosts import find_hosts
 
 README = (ROOT / "README.md").read_text()
 
@@ -59,6 +62,31 @@ def test_the_shell_examples_run(node: Node, busybox: Pushed, tmp_path: Path) -> 
         ]
         assert cdimage(node, *real).code == 0, real
     assert node.is_empty()
+
+
+async def test_the_examples_for_registries_run(
+    node: Node, client: library.Client, busybox: Pushed, tmp_path: Path
+) -> None:
+    text = (ROOT / "docs" / "registries.md").read_text()
+    names = {
+        "cdimage": library,
+        "store": library.Store(client),
+        "reference": busybox.reference,
+        "digest": busybox.digest,
+    }
+    program = "".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    compiled = compile(program, "registries.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    await eval(compiled, names)
+    assert node.images() == {library.prepared_image_name(busybox.digest)}
+    (settings,) = re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    folder = tmp_path / "docker.io"
+    folder.mkdir()
+    (folder / "hosts.toml").write_text(settings)
+    (folder / "mirror.crt").touch()
+    hosts = find_hosts([tmp_path], "docker.io")
+    assert [host.url for host in hosts] == [
+        "https://mirror.example/v2", "https://registry-1.docker.io/v2",
+    ]  # fmt: skip
 
 
 def test_the_two_commands_are_targets_of_the_makefile() -> None:

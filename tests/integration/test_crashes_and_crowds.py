@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from tests.daemons import Registry
 from tests.images import Image, Pushed, Pusher, busybox_tar, image_of, layer_of, tar_of
-from tests.node import Node
+from tests.node import Node, check_complete_if_named
 from tests.worker import start_worker
 
 import cdimage
@@ -29,17 +29,6 @@ def large_image() -> Image:
 @pytest.fixture(scope="module")
 def large(pusher: Pusher) -> Pushed:
     return pusher.push(large_image(), "test/large")
-
-
-async def check_complete_if_named(store: cdimage.Store, node: Node, image: Pushed) -> bool:
-    """A name, where there is one, has everything behind it."""
-    if not node.images():
-        return False
-    found = await store.get_image(image.digest)
-    assert set(image.layers) <= node.blobs()
-    assert str(found.target.digest) in node.blobs()
-    assert found.snapshots[node.snapshotter] in node.snapshots()
-    return True
 
 
 async def test_killed_at_any_point_a_pull_leaves_nothing_but_what_a_lease_holds(

@@ -13,7 +13,7 @@ from contextlib import suppress
 import pytest
 from tests.daemons import Containerd, Registry
 from tests.images import Pushed, Pusher, busybox_tar, image_of, layer_of, tar_of
-from tests.node import Node
+from tests.node import Node, check_complete_if_named
 from tests.tools import tool, tool_env
 from tests.worker import start_worker
 
@@ -23,6 +23,10 @@ from cdimage.store import State
 LAYER_SIZE = 60_000_000
 WASTE = 1.2
 """How many times the bytes of an image a killed pull and the next one may fetch together."""
+SOCKETS = 60_000_000
+"""What three connections over the loopback may hold, sent by the registry and read by nobody: more
+than the rest where the image is not so large.
+"""
 
 
 def new_image(size: int = LAYER_SIZE, count: int = 4) -> tuple[bytes, ...]:
@@ -35,8 +39,9 @@ def push(pusher: Pusher, repository: str, tars: tuple[bytes, ...]) -> Pushed:
 
 
 @pytest.fixture(scope="module")
-def large(pusher: Pusher) -> Pushed:
-    return push(pusher, "test/large-to-kill", new_image())
+def large(pusher: Pusher, pytestconfig: pytest.Config) -> Pushed:
+    size = 100_000_000 if pytestconfig.getoption("--soak") else LAYER_SIZE
+    return push(pusher, "test/large-to-kill", new_image(size))
 
 
 def size_of(registry: Registry, image: Pushed) -> int:
@@ -56,17 +61,6 @@ def drop_leases(node: Node) -> None:
     """What the time does in a day."""
     for lease in node.leases():
         node.ctr("leases", "rm", "--sync", lease)
-
-
-async def check_complete_if_named(store: cdimage.Store, node: Node, image: Pushed) -> bool:
-    """A name, where there is one, has everything behind it."""
-    if cdimage.prepared_image_name(image.digest) not in node.images():
-        return False
-    found = await store.get_image(image.digest)
-    assert set(image.layers) <= node.blobs()
-    assert str(found.target.digest) in node.blobs()
-    assert found.snapshots[node.snapshotter] in node.snapshots()
-    return True
 
 
 async def test_a_killed_pull_is_continued_by_the_next_one(
@@ -164,7 +158,8 @@ async def test_a_daemon_that_is_killed_loses_no_record_and_the_next_pull_goes_on
         await store.pull_image(large.reference, large.digest)
         assert await check_complete_if_named(store, node, large)
         assert await check_complete_if_named(store, node, kept)
-        assert layer_bytes(registry, large, before) <= WASTE * size_of(registry, large)
+        allowed = max(WASTE * size_of(registry, large), size_of(registry, large) + SOCKETS)
+        assert layer_bytes(registry, large, before) <= allowed
         await store.untag_image(large.digest)
         drop_leases(node)
         assert set(large.layers) & node.blobs() <= set(kept.layers)
@@ -180,6 +175,7 @@ async def test_a_full_disk_is_told_and_the_next_pull_goes_on(
     pytestconfig: pytest.Config,
 ) -> None:  # fmt: skip
     image = push(pusher, new_repository(), new_image(8_000_000, 12))
+    before = len(registry.requests())
     with Containerd(disk_size=1_600_000_000) as daemon:
         node = Node(daemon, "full", pytestconfig.getoption("--snapshotter"))
         node.create()
@@ -195,7 +191,7 @@ async def test_a_full_disk_is_told_and_the_next_pull_goes_on(
             filler.unlink()
             await store.pull_image(image.reference, image.digest)
             assert await check_complete_if_named(store, node, image)
-            assert layer_bytes(registry, image) <= WASTE * size_of(registry, image)
+            assert layer_bytes(registry, image, before) <= WASTE * size_of(registry, image)
             await store.untag_image(image.digest)
             drop_leases(node)
             assert node.is_empty()

@@ -18,7 +18,7 @@ from cdimage.containerd.api import content_pb2 as pb
 from cdimage.containerd.api import content_pb2_grpc as rpc
 from cdimage.containerd.errors import AlreadyExistsError, LockedError
 from cdimage.containerd.session import Session
-from cdimage.containerd.writer import ContentWriter, answer, ingest_ref, send
+from cdimage.containerd.writer import ContentWriter, answer, finish, ingest_ref, send
 from cdimage.descriptor import Descriptor, Digest
 from cdimage.errors import InvalidImageError, NotFoundError
 
@@ -177,7 +177,7 @@ class Content:
                 with self._session.calling(f"write {descriptor.digest}"):
                     await send(call, first)
                     if first.action == pb.COMMIT:
-                        await call.done_writing()
+                        await finish(call)
                     return call, await answer(call)
             except LockedError:
                 await asyncio.sleep(wait * random.uniform(0.5, 1))  # noqa: S311

@@ -25,8 +25,13 @@ class FailedPreconditionError(BackendError):
     """The daemon refused, because of the state that something is in."""
 
 
-class LeftoverError(BackendError):
-    """A directory that a crash left behind is in the way of a snapshot."""
+class LeftoverError(UnavailableError):
+    """A directory that a crash of the daemon left behind is in the way of a snapshot.
+
+    The daemon numbers its directories, and tries the same number again and again. It looks for
+    such leftovers when it has removed a snapshot (containerd v2.1.0, core/metadata/snapshot.go,
+    garbageCollect), and offers no call that does so.
+    """
 
 
 class LockedError(UnavailableError):
@@ -47,14 +52,18 @@ _ERRORS: Final[dict[grpc.StatusCode, type[CdimageError]]] = {
 }
 
 
+_BROKE: Final = (
+    "containerd could not {action}: the connection to {address} broke; see whether it runs, "
+    "and try again"
+)
 _BY_WORDS: Final[tuple[tuple[str, type[CdimageError], str], ...]] = (
     # What gRPC says when the daemon dies in the middle of a write (grpcio v1.71, aio/_call.py).
-    ("Internal error from Core", UnavailableError,
-     "containerd could not {action}: the connection to {address} broke; see whether it runs, "
-     "and try again"),
+    ("Internal error from Core", UnavailableError, _BROKE),
     ("no space left on device", UnavailableError,
      "containerd could not {action}: its disk is full; free some space and try again"),
-    ("failed to rename", LeftoverError, "containerd could not {action}: {details}"),
+    ("failed to rename", LeftoverError,
+     "containerd could not {action}: what a crash of it left behind is in the way; it is removed "
+     "with the next snapshot that is: untag an image that nobody needs, and try again"),
     (" locked for ", LockedError, "containerd could not {action}: {details}"),
     ("unknown service", BackendError,
      "what listens at {address} does not offer containerd's own services: containerd's "
@@ -75,6 +84,8 @@ def translated(action: str, address: str) -> Iterator[None]:
         yield
     except grpc.aio.AioRpcError as error:
         raise _translate(error, action, address) from None
+    except grpc.aio.InternalError:  # the same, of a stream whose other side died
+        raise UnavailableError(_BROKE.format(action=action, address=address)) from None
     except grpc.aio.UsageError as error:
         raise BackendError(f"containerd could not {action}: {error}") from None
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cdimage.containerd.client import Client
 from cdimage.containerd.records import config_labels, manifest_labels, top_chain_id
 from cdimage.containerd.unpack import UNCOMPRESSED, Extraction, UnpackedLayer, Unpacker
+from cdimage.containerd.writer import ingest_ref
 from cdimage.descriptor import Descriptor, Digest
 from cdimage.errors import NotFoundError
 from cdimage.image import chain_ids
@@ -31,6 +32,7 @@ class Ingest:
         prepared: What is stored.
         snapshotter: Where it is unpacked; None leaves it packed.
         progress: Told what happens to each layer.
+        let_go: Ends the leases of pulls that broke; whether there was any.
     """
 
     client: Client
@@ -39,6 +41,7 @@ class Ingest:
     prepared: Prepared
     snapshotter: str | None
     progress: ProgressCallback
+    let_go: Callable[[], Awaitable[bool]]
 
     async def run(self, labels: Mapping[str, str], *limits: asyncio.Semaphore) -> None:
         """Store everything but the record; layers are unpacked while others arrive.
@@ -60,8 +63,16 @@ class Ingest:
             written = group.create_task(content.put(manifest.descriptor, manifest.data, kept))
             arriving = group.create_task(self._fetch(group, written, labels, limits))
             if self.snapshotter is not None:
-                unpacker = Unpacker(self.client, self.snapshotter)
+                unpacker = Unpacker(self.client, self.snapshotter, self._let_go)
                 await self._unpack(group, unpacker, top, arriving)
+
+    async def _let_go(self) -> bool:
+        """Let go what broken pulls have left, but for what this one goes on from."""
+        leases = self.client.leases
+        for layer in self.image.manifest.layers:
+            await leases.hold("content", str(layer.digest))
+            await leases.hold("ingests", ingest_ref(layer))
+        return await self.let_go()
 
     async def _write_pause_layer(self) -> None:
         layer = self.prepared.layer

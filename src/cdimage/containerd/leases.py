@@ -39,8 +39,8 @@ class Leases:
         """Have the session's lease hold something; that it is there is not checked.
 
         Args:
-            kind: ``content``, or ``snapshots/<snapshotter>``.
-            name: A digest, or a snapshot's name.
+            kind: ``content``, ``ingests`` or ``snapshots/<snapshotter>``.
+            name: A digest, what names an unfinished blob, or a snapshot's name.
         """
         request = pb.AddResourceRequest(
             id=self._session.lease, resource=pb.Resource(id=name, type=kind)

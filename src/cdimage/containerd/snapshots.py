@@ -73,13 +73,6 @@ class Snapshots:
         except NotFoundError:
             return
 
-    async def cleanup(self, snapshotter: str) -> None:
-        """Have the snapshotter remove directories that no snapshot owns, as a crash leaves them."""
-        with self._session.calling("clean up after a crash"):
-            await self._stub.Cleanup(
-                pb.CleanupRequest(snapshotter=snapshotter), metadata=self._session.metadata
-            )
-
     async def exists(self, snapshotter: str, name: str) -> bool:
         """Whether there is a committed snapshot of that name."""
         try:

@@ -93,6 +93,7 @@ class Store:
         self._retry = retry or Retry()
         self._lease_seconds = lease_seconds
         self._known_daemon: _Daemon | None = None
+        self._left: set[str] = set()
         self._locks: WeakValueDictionary[Digest, asyncio.Lock] = WeakValueDictionary()
 
     async def get_existing_images(self) -> list[str]:
@@ -277,7 +278,7 @@ class Store:
         snapshotter = daemon.snapshotter if own_system else None
         async with self._lease() as client:
             tracker = Tracker(progress)
-            ingest = Ingest(client, source, image, prepared, snapshotter, tracker)
+            ingest = Ingest(client, source, image, prepared, snapshotter, tracker, self._let_go)
             labels = source_labels(named.registry, named.repository)
             await ingest.run(labels, asyncio.Semaphore(self._concurrency), self._slots)
             await client.images.put(
@@ -293,12 +294,20 @@ class Store:
         try:
             yield self._client.leased(lease)
         except (UnavailableError, OSError):
+            self._left.add(lease)
             raise
         except CdimageError:
             with suppress(CdimageError):
                 await leases.delete(lease, sync=True)
             raise
         await leases.delete(lease)
+
+    async def _let_go(self) -> bool:
+        """End the leases of pulls that broke, with all that they alone hold; whether any did."""
+        left, self._left = self._left, set()
+        for lease in left:
+            await self._client.leases.delete(lease, sync=True)
+        return bool(left)
 
     @asynccontextmanager
     async def _source(

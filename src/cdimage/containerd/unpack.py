@@ -7,7 +7,7 @@ that commit a layer by themselves (lazy pulling), and beside other clients that 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,9 +54,20 @@ class Extraction:
 class Unpacker:
     """Unpacks into one snapshotter. What it leaves unfinished goes with the client's lease."""
 
-    def __init__(self, client: Client, snapshotter: str) -> None:
+    def __init__(
+        self, client: Client, snapshotter: str, let_go: Callable[[], Awaitable[bool]]
+    ) -> None:
+        """Unpack with a client that has a lease.
+
+        Args:
+            client: It.
+            snapshotter: Where to.
+            let_go: Lets the daemon remove what earlier, broken work has left, and says whether
+                there was any.
+        """
         self._client = client
         self._snapshotter = snapshotter
+        self._let_go = let_go
 
     async def begin(self, layer: UnpackedLayer) -> Extraction | None:
         """Make room for a layer; None when it is unpacked already.
@@ -74,7 +85,8 @@ class Unpacker:
                 )
                 return Extraction(layer, key, mounts)
             except LeftoverError:
-                await self._client.snapshots.cleanup(self._snapshotter)
+                if not await self._let_go():
+                    raise
             except AlreadyExistsError:
                 # Whoever unpacked it may let it go. Held first, it is there or it is not.
                 await self._client.leases.hold(f"snapshots/{self._snapshotter}", layer.chain_id)

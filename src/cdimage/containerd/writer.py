@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _MESSAGE: Final = 512 << 10
 _IN_FLIGHT: Final = 4
 _LEAVE_SECONDS: Final = 0.5
+BROKEN: Final = (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError)
+"""What a stream raises, one or the other, when it is over."""
 _ACTUAL: Final = re.compile(r"unexpected commit digest (\w+:\w+)")
 
 
@@ -112,7 +114,7 @@ class ContentWriter:
                 await call.done_writing()
                 while isinstance(await call.read(), pb.WriteContentResponse):
                     pass
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
+        except (*BROKEN, TimeoutError):
             pass  # it ended by itself, or is stuck; either way there is nothing to keep
         finally:
             call.cancel()
@@ -131,7 +133,7 @@ class ContentWriter:
         await send(call, message)
         self._unanswered += 1
         if action == pb.COMMIT:
-            await call.done_writing()
+            await finish(call)
         while self._unanswered > (0 if action == pb.COMMIT else _IN_FLIGHT):
             await answer(call)
             self._unanswered -= 1
@@ -163,8 +165,14 @@ class ContentWriter:
 
 async def send(call: WriteCall, message: pb.WriteContentRequest) -> None:
     """Send a message; a stream that is over says why when its answer is read."""
-    with suppress(asyncio.InvalidStateError):
+    with suppress(*BROKEN):
         await call.write(message)
+
+
+async def finish(call: WriteCall) -> None:
+    """Say that no message follows; a stream that is over says why when its answer is read."""
+    with suppress(*BROKEN):
+        await call.done_writing()
 
 
 async def answer(call: WriteCall) -> pb.WriteContentResponse:

@@ -232,18 +232,3 @@ class StatSnapshotResponse(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["info", b"info"]) -> None: ...
 
 global___StatSnapshotResponse = StatSnapshotResponse
-
-@typing.final
-class CleanupRequest(google.protobuf.message.Message):
-    DESCRIPTOR: google.protobuf.descriptor.Descriptor
-
-    SNAPSHOTTER_FIELD_NUMBER: builtins.int
-    snapshotter: builtins.str
-    def __init__(
-        self,
-        *,
-        snapshotter: builtins.str = ...,
-    ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["snapshotter", b"snapshotter"]) -> None: ...
-
-global___CleanupRequest = CleanupRequest

@@ -55,11 +55,6 @@ class SnapshotsStub(object):
                 request_serializer=cdimage_dot_containerd_dot_api_dot_snapshots__pb2.StatSnapshotRequest.SerializeToString,
                 response_deserializer=cdimage_dot_containerd_dot_api_dot_snapshots__pb2.StatSnapshotResponse.FromString,
                 _registered_method=True)
-        self.Cleanup = channel.unary_unary(
-                '/containerd.services.snapshots.v1.Snapshots/Cleanup',
-                request_serializer=cdimage_dot_containerd_dot_api_dot_snapshots__pb2.CleanupRequest.SerializeToString,
-                response_deserializer=google_dot_protobuf_dot_empty__pb2.Empty.FromString,
-                _registered_method=True)
 
 
 class SnapshotsServicer(object):
@@ -89,12 +84,6 @@ class SnapshotsServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def Cleanup(self, request, context):
-        """Missing associated documentation comment in .proto file."""
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
 
 def add_SnapshotsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -117,11 +106,6 @@ def add_SnapshotsServicer_to_server(servicer, server):
                     servicer.Stat,
                     request_deserializer=cdimage_dot_containerd_dot_api_dot_snapshots__pb2.StatSnapshotRequest.FromString,
                     response_serializer=cdimage_dot_containerd_dot_api_dot_snapshots__pb2.StatSnapshotResponse.SerializeToString,
-            ),
-            'Cleanup': grpc.unary_unary_rpc_method_handler(
-                    servicer.Cleanup,
-                    request_deserializer=cdimage_dot_containerd_dot_api_dot_snapshots__pb2.CleanupRequest.FromString,
-                    response_serializer=google_dot_protobuf_dot_empty__pb2.Empty.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -232,33 +216,6 @@ class Snapshots(object):
             '/containerd.services.snapshots.v1.Snapshots/Stat',
             cdimage_dot_containerd_dot_api_dot_snapshots__pb2.StatSnapshotRequest.SerializeToString,
             cdimage_dot_containerd_dot_api_dot_snapshots__pb2.StatSnapshotResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def Cleanup(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/containerd.services.snapshots.v1.Snapshots/Cleanup',
-            cdimage_dot_containerd_dot_api_dot_snapshots__pb2.CleanupRequest.SerializeToString,
-            google_dot_protobuf_dot_empty__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,11 +42,6 @@ class SnapshotsStub:
         cdimage.containerd.api.snapshots_pb2.StatSnapshotResponse,
     ]
 
-    Cleanup: grpc.UnaryUnaryMultiCallable[
-        cdimage.containerd.api.snapshots_pb2.CleanupRequest,
-        google.protobuf.empty_pb2.Empty,
-    ]
-
 class SnapshotsAsyncStub:
     Prepare: grpc.aio.UnaryUnaryMultiCallable[
         cdimage.containerd.api.snapshots_pb2.PrepareSnapshotRequest,
@@ -66,11 +61,6 @@ class SnapshotsAsyncStub:
     Stat: grpc.aio.UnaryUnaryMultiCallable[
         cdimage.containerd.api.snapshots_pb2.StatSnapshotRequest,
         cdimage.containerd.api.snapshots_pb2.StatSnapshotResponse,
-    ]
-
-    Cleanup: grpc.aio.UnaryUnaryMultiCallable[
-        cdimage.containerd.api.snapshots_pb2.CleanupRequest,
-        google.protobuf.empty_pb2.Empty,
     ]
 
 class SnapshotsServicer(metaclass=abc.ABCMeta):
@@ -101,12 +91,5 @@ class SnapshotsServicer(metaclass=abc.ABCMeta):
         request: cdimage.containerd.api.snapshots_pb2.StatSnapshotRequest,
         context: _ServicerContext,
     ) -> typing.Union[cdimage.containerd.api.snapshots_pb2.StatSnapshotResponse, collections.abc.Awaitable[cdimage.containerd.api.snapshots_pb2.StatSnapshotResponse]]: ...
-
-    @abc.abstractmethod
-    def Cleanup(
-        self,
-        request: cdimage.containerd.api.snapshots_pb2.CleanupRequest,
-        context: _ServicerContext,
-    ) -> typing.Union[google.protobuf.empty_pb2.Empty, collections.abc.Awaitable[google.protobuf.empty_pb2.Empty]]: ...
 
 def add_SnapshotsServicer_to_server(servicer: SnapshotsServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
