@@ -1,6 +1,7 @@
 """The program: what it needs is loaded where Ctrl-C is answered already."""
 
 import os
+import signal
 import sys
 
 
@@ -11,7 +12,10 @@ def main() -> int:
     except KeyboardInterrupt:
         os.write(2, b"cdimage: interrupted\n")
         return 130
-    return run()
+    code = run()
+    # What is done is done: how it ended is not changed by Ctrl-C while Python cleans up.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return code
 
 
 if __name__ == "__main__":
