@@ -72,6 +72,8 @@ def test_one_that_fails_does_not_stop_the_others(
     ]  # fmt: skip
     assert f"cdimage: {missing}: " in said.error
     assert said.error.splitlines()[-1] == "cdimage: 2 of 3 images are prepared"
+    for reference, outcome in ((first, "prepared"), (missing, "failed")):
+        assert f"{reference} {outcome}" in said.error.splitlines()
     said = cdimage(node, "pull", first, missing, wrong, "--format", "json")
     assert said.code == 1
     results = json.loads(said.out)
@@ -148,6 +150,7 @@ def test_a_terminal_gets_a_bar_for_each_image(node: Node, twenty: list[Pushed]) 
         assert process.wait() == 0
     for reference in references:
         assert reference[-20:].encode() in drawn
+    assert drawn.count(b"prepared") >= len(references)
 
 
 def _read(terminal: int) -> bytes:

@@ -67,6 +67,7 @@ async def pull_all(
                     reference, await pull_one(store, reference, None, wish, display), None
                 )
             except CdimageError as error:
+                display.end(reference, "failed")
                 click.echo(f"cdimage: {reference}: {error}", err=True)
                 return Result(reference, None, error)
 
@@ -90,6 +91,7 @@ async def pull_one(
         check_access=wish.check_access,
         progress=display.image(reference),
     )
+    display.end(reference, "prepared")
     return await store.get_image(digest)
 
 

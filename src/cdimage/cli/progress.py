@@ -6,6 +6,7 @@ One image is drawn layer by layer, several as one line each.
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +30,10 @@ class Display(Protocol):
 
     def image(self, name: str) -> ProgressCallback:
         """The callback for one image."""
+        ...
+
+    def end(self, name: str, outcome: str) -> None:
+        """Nothing more happens to an image, to which perhaps nothing had to happen."""
         ...
 
 
@@ -86,6 +91,9 @@ class _Silence:
     def image(self, _: str) -> ProgressCallback:
         return lambda _: None
 
+    def end(self, name: str, outcome: str) -> None:
+        """Quiet."""
+
 
 class _LayerLines:
     """One line whenever a layer's state changes."""
@@ -105,6 +113,9 @@ class _LayerLines:
 
         return show
 
+    def end(self, name: str, outcome: str) -> None:
+        """The layers have told it."""
+
 
 class _ImageLines:
     """One line whenever the state of an image changes, with what it has by then."""
@@ -122,6 +133,10 @@ class _ImageLines:
 
         return show
 
+    def end(self, name: str, outcome: str) -> None:
+        """One line more."""
+        click.echo(f"{name} {outcome}", err=True)
+
 
 class _LayerBars:
     """A bar for each layer."""
@@ -135,32 +150,44 @@ class _LayerBars:
             short(event.descriptor.digest), event.offset, event.total, event.state
         )
 
+    def end(self, name: str, outcome: str) -> None:
+        """The layers have told it."""
+
 
 class _ImageBars:
     """A bar for each image."""
 
     def __init__(self, bars: Bars) -> None:
-        self._bars = bars
+        self._draw = _drawing(bars)
+        self._sums: defaultdict[str, Sum] = defaultdict(Sum)
 
     def image(self, name: str) -> ProgressCallback:
-        seen, draw = Sum(), _drawing(self._bars)
-        shown = name if len(name) <= _NAME_WIDTH else f"…{name[1 - _NAME_WIDTH :]}"
-        draw(shown, 0, None, State.WAITING)
+        self._draw(_shortened(name), 0, None, State.WAITING)
 
         def add(event: Progress) -> None:
+            seen = self._sums[name]
             seen.add(event)
-            draw(shown, seen.offset, seen.total, seen.state)
+            self._draw(_shortened(name), seen.offset, seen.total, seen.state)
 
         return add
 
+    def end(self, name: str, outcome: str) -> None:
+        """A bar that moves no more."""
+        seen = self._sums[name]
+        self._draw(_shortened(name), seen.offset, seen.total, outcome)
 
-def _drawing(bars: Bars) -> Callable[[str, int, int | None, State], None]:
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= _NAME_WIDTH else f"…{name[1 - _NAME_WIDTH :]}"
+
+
+def _drawing(bars: Bars) -> Callable[[str, int, int | None, str], None]:
     """A function that draws a bar of a name: how much is here, of how much."""
     from rich.progress import TaskID  # noqa: PLC0415 - only terminals pay for it
 
     tasks: dict[str, TaskID] = {}
 
-    def draw(name: str, offset: int, total: int | None, state: State) -> None:
+    def draw(name: str, offset: int, total: int | None, state: str) -> None:
         if name not in tasks:
             tasks[name] = bars.add_task(name, total=total, state=state)
         bars.update(tasks[name], completed=offset, total=total, state=state)
