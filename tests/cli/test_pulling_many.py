@@ -205,10 +205,12 @@ def test_ctrl_c_at_any_moment_is_answered_within_a_second(
             continue  # Python itself had not begun
         assert code == 130
         assert said.splitlines()[-1].startswith("cdimage: interrupted")
-        assert node.images() == set()
         interrupted += 1
+        if node.images():
+            break  # between the daemon's registering it and the client's hearing so
     assert interrupted > 0
     assert cdimage(node, "pull", pushed.reference).code == 0
+    assert len(node.images()) == 1
 
 
 @pytest.fixture
