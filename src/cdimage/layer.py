@@ -3,16 +3,20 @@
 The headers are made by hand, because `tarfile` pads differently from release to release, and
 nothing is compressed, because no two builds of zlib agree: digest and diff ID are the same.
 
-Formats: POSIX.1-2008 ustar; image-spec v1.1.0 ``layer.md``.
+Formats: POSIX.1-2008 pax and ustar; image-spec v1.1.0 ``layer.md``; for Windows, what
+hcsshim v0.12.9 imports (``pkg/ociwclayer``) and go-winio v0.6.2 reads (``backuptar``).
 """
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
 from cdimage.descriptor import Digest
+from cdimage.errors import InvalidImageError
+from cdimage.security_descriptor import PROGRAM_DIRECTORY, PROGRAM_FILE, SecurityDescriptor
 
 LINUX_PAUSE_PATH: Final = "/.hpcc/pause"
 WINDOWS_PAUSE_PATH: Final = "C:\\.hpcc\\pause.exe"
@@ -20,11 +24,15 @@ WINDOWS_PAUSE_PATH: Final = "C:\\.hpcc\\pause.exe"
 _BLOCK: Final = 512
 _DIRECTORY: Final = b"5"
 _FILE: Final = b"0"
+_EXTENDED: Final = b"x"
+# MS-FSCC 2.6.
+_ATTRIBUTE_DIRECTORY: Final = 0x10
+_ATTRIBUTE_ARCHIVE: Final = 0x20
 
 
 @dataclass(frozen=True)
 class PauseLayer:
-    """A layer that holds the pause program and the directories above it, and nothing else."""
+    """A layer that holds the pause program and the directories that it needs, and nothing else."""
 
     data: bytes
 
@@ -42,21 +50,63 @@ def pause_path(system: str) -> str:
 def pause_layer(program: bytes, system: str) -> PauseLayer:
     """Make the layer that puts ``program`` at `pause_path`.
 
-    Directories have entries of their own: whatever the base has at ``/.hpcc``, a file or a
-    link that leads elsewhere, is replaced by a real directory when the layer is unpacked.
+    Directories have entries of their own, before what is in them: whatever the base has at
+    ``.hpcc``, a file or a link that leads elsewhere, is replaced by a real directory when the
+    layer is unpacked.
     """
-    *parents, name = _tar_path(system).split("/")
-    directories = ["/".join(parents[: depth + 1]) + "/" for depth in range(len(parents))]
-    entries = [_header(directory, _DIRECTORY, 0) for directory in directories]
-    entries.append(_header("/".join([*parents, name]), _FILE, len(program)))
-    padding = bytes(-len(program) % _BLOCK)
-    return PauseLayer(b"".join([*entries, program, padding, bytes(2 * _BLOCK)]))
+    entries = _windows_entries(program) if system == "windows" else _linux_entries(program)
+    return PauseLayer(b"".join([*entries, bytes(2 * _BLOCK)]))
 
 
-def _tar_path(system: str) -> str:
-    if system == "windows":
-        return "Files/.hpcc/pause.exe"
-    return LINUX_PAUSE_PATH.lstrip("/")
+def read_pause_layer(layer: PauseLayer, system: str) -> bytes:
+    """The program in a pause layer, which must hold nothing else.
+
+    Raises:
+        InvalidImageError: It is another layer than `pause_layer` makes.
+    """
+    last = len(pause_layer(b"", system).data) - 3 * _BLOCK
+    size = layer.data[last + 124 : last + 135]
+    if size.isdigit():
+        program = layer.data[last + _BLOCK : last + _BLOCK + int(size, 8)]
+        if pause_layer(program, system).data == layer.data:
+            return program
+    raise InvalidImageError(f"the layer {layer.digest} holds something else than a pause program")
+
+
+def _linux_entries(program: bytes) -> list[bytes]:
+    return [_entry(".hpcc/", _DIRECTORY), _entry(".hpcc/pause", _FILE, program)]
+
+
+def _windows_entries(program: bytes) -> list[bytes]:
+    """``Files`` is the drive, ``Hives`` the registry: Windows imports no layer without either."""
+    return [
+        _entry("Hives/", _DIRECTORY),
+        _entry("Files/", _DIRECTORY),
+        _windows_metadata("Files/PaxHeaders.0/.hpcc", _ATTRIBUTE_DIRECTORY, PROGRAM_DIRECTORY),
+        _entry("Files/.hpcc/", _DIRECTORY),
+        _windows_metadata("Files/.hpcc/PaxHeaders.0/pause.exe", _ATTRIBUTE_ARCHIVE, PROGRAM_FILE),
+        _entry("Files/.hpcc/pause.exe", _FILE, program),
+    ]
+
+
+def _windows_metadata(name: str, attributes: int, descriptor: SecurityDescriptor) -> bytes:
+    """The extended header of the entry after it, with what lets an ordinary user execute it."""
+    records = (
+        _record(b"MSWINDOWS.fileattr", b"%d" % attributes),
+        _record(b"MSWINDOWS.rawsd", base64.b64encode(bytes(descriptor))),
+    )
+    return _entry(name, _EXTENDED, b"".join(records))
+
+
+def _record(key: bytes, value: bytes) -> bytes:
+    """``<size> <key>=<value>`` and a line feed; the size, in bytes, counts its own digits."""
+    rest = b" %s=%s\n" % (key, value)
+    size = len(rest) + len(str(len(rest)))
+    return b"%d" % (len(rest) + len(str(size))) + rest
+
+
+def _entry(name: str, kind: bytes, data: bytes = b"") -> bytes:
+    return _header(name, kind, len(data)) + data + bytes(-len(data) % _BLOCK)
 
 
 def _header(name: str, kind: bytes, size: int) -> bytes:
