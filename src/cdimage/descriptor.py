@@ -6,6 +6,7 @@ Specification: image-spec v1.1.0, ``descriptor.md`` and ``media-types.md``.
 from __future__ import annotations
 
 import hashlib
+import platform
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -85,6 +86,9 @@ _VARIANT: Final = {
     ("arm", "8"): "v8",
 }
 _PLATFORM_PART: Final = re.compile(r"[A-Za-z0-9_.-]+")
+_SYSTEM: Final = re.compile(
+    r"(?P<os>[A-Za-z0-9_.-]+)(\((?P<version>[A-Za-z0-9_.-]*)(?P<features>(\+[A-Za-z0-9_.-]+)*)\))?"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +117,27 @@ class Platform:
 
     @classmethod
     def parse(cls, text: str) -> Platform:
-        """Read ``os/architecture[/variant]``, as ``linux/arm64/v8``.
+        """Read ``os[(version[+feature]…)]/architecture[/variant]``, as ``linux/arm64/v8``.
 
         Raises:
             InvalidReferenceError: It is not of that form.
         """
-        parts = text.split("/")
-        if len(parts) not in {2, 3} or not all(map(_PLATFORM_PART.fullmatch, parts)):
+        first, *parts = text.split("/")
+        system = _SYSTEM.fullmatch(first)
+        if not system or len(parts) not in {1, 2} or not all(map(_PLATFORM_PART.fullmatch, parts)):
             raise InvalidReferenceError(
-                f"{text!r} is not a platform: write os/architecture, as linux/amd64"
+                f"{text!r} is not a platform: write os/architecture, as linux/amd64 "
+                "or windows(10.0.20348)/amd64"
             )
-        return cls(parts[0], parts[1], "".join(parts[2:]))
+        version, features = system["version"] or "", system["features"] or ""
+        return cls(
+            system["os"], parts[0], "".join(parts[1:]), version, tuple(features.split("+")[1:])
+        )
+
+    @classmethod
+    def of_this_machine(cls) -> Platform:
+        """Linux, on a machine like this one: what containers mostly are."""
+        return cls("linux", platform.machine())
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Platform:
@@ -139,18 +153,24 @@ class Platform:
     def satisfies(self, wanted: Platform) -> bool:
         """Whether an image of this platform is what somebody who asks for ``wanted`` means.
 
-        The system and the architecture must be equal; variant, version and features
-        only where the wish names them.
+        The system, the architecture and the variant must be equal; version and features only
+        where the wish names them. ``10.0.20348`` means every ``10.0.20348.…``.
         """
+        version = wanted.os_version
         return (
             (self.os, self.architecture) == (wanted.os, wanted.architecture)
             and self.variant == wanted.variant
-            and wanted.os_version in {"", self.os_version}
+            and (not version or f"{self.os_version}.".startswith(f"{version}."))
             and set(wanted.os_features) <= set(self.os_features)
         )
 
     def __str__(self) -> str:
-        return "/".join(part for part in (self.os, self.architecture, self.variant) if part)
+        """As `parse` reads it; a version that it could not read is left out."""
+        details = "+".join([self.os_version, *self.os_features])
+        system = f"{self.os}({details})"
+        if not details or not _SYSTEM.fullmatch(system):
+            system = self.os
+        return "/".join(part for part in (system, self.architecture, self.variant) if part)
 
 
 class MediaType:

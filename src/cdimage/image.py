@@ -83,8 +83,17 @@ class Index(_Document):
 
         Attestations, and entries for an unknown platform, are left out.
         """
-        entries = _objects(self.json, "manifests", "index")
-        return tuple(_descriptor(entry) for entry in entries if _is_image(entry))
+        return tuple(_descriptor(entry) for entry in self.entries)
+
+    @cached_property
+    def entries(self) -> tuple[dict[str, Any], ...]:
+        """The JSON objects of `manifests`, with all their fields; not to be changed."""
+        return tuple(filter(_is_image, _objects(self.json, "manifests", "index")))
+
+    @property
+    def is_docker(self) -> bool:
+        """Whether it belongs to Docker's family of media types."""
+        return self.media_type == MediaType.DOCKER_INDEX
 
     @classmethod
     def parse(cls, data: bytes, media_type: str) -> Index:
@@ -187,6 +196,20 @@ class Config(_Document):
         config = cls(data, media_type)
         _ = config.platform, config.diff_ids, config.execution, config.history
         return config
+
+
+def document_type(data: bytes) -> str:
+    """The media type that a document states, or the one that its fields imply; "" for none."""
+    try:
+        value = parse_json(data, "manifest")
+    except InvalidImageError:
+        return ""
+    stated = value.get("mediaType")
+    if isinstance(stated, str) and stated:
+        return media_type_of(stated)
+    if "schemaVersion" not in value:  # a config has none, and that is what an image ID names
+        return ""
+    return MediaType.OCI_INDEX if "manifests" in value else MediaType.OCI_MANIFEST
 
 
 def chain_ids(diff_ids: tuple[Digest, ...]) -> tuple[Digest, ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,18 +17,20 @@ from cdimage.errors import (
     InvalidReferenceError,
     UnsupportedPlatformError,
 )
-from cdimage.image import Config, Manifest, dump_json, optional_object
+from cdimage.image import Config, Index, Manifest, dump_json, optional_object
 from cdimage.layer import PauseLayer, pause_layer, pause_path
 from cdimage.pause import PauseProgram
 
 HISTORY: Final = "hpcc: inject pause binary"
 RECORD: Final = "hpcc.dev/prepared"
 """The key of a prepared config under which `Original` and the base's digest are kept."""
+BASE_DIGEST: Final = "org.opencontainers.image.base.digest"
+ALIAS: Final = "alias"
+"""The recipe of an image that is the user's own, without a pause layer."""
 LAYER_LIMIT: Final = 127
 """Docker's and Linux's drivers start no container with more layers than this in all."""
 
 _REPLACED: Final = ("Entrypoint", "Cmd", "User", "StopSignal", "Healthcheck", "ArgsEscaped")
-_BASE_DIGEST: Final = "org.opencontainers.image.base.digest"
 _BASE_NAME: Final = "org.opencontainers.image.base.name"
 
 
@@ -80,6 +83,38 @@ def prepare(manifest: Manifest, config: Config, pause: PauseProgram) -> Prepared
     layer = pause_layer(pause.data, config.platform.os)
     new_config = _edit_config(manifest, config, pause, layer)
     return Prepared(_edit_manifest(manifest, new_config, layer), new_config, layer)
+
+
+def prepare_index(index: Index, entries: Sequence[tuple[Mapping[str, Any], Prepared]]) -> Index:
+    """Put prepared images in the place of an index's own.
+
+    The index's fields and annotations stay, and those of its entries, in their order.
+
+    Args:
+        index: The user's; nested ones are flattened into it.
+        entries: Of the user's index, each with what was made of the image that it names.
+    """
+    value = {
+        "schemaVersion": index.json.get("schemaVersion", 2),
+        "mediaType": index.media_type,
+        **index.json,
+        "manifests": [_edit_entry(entry, prepared.manifest) for entry, prepared in entries],
+    }
+    value.pop("subject", None)
+    if not index.is_docker:
+        _note_base(value, index)
+    return Index(dump_json(value), index.media_type)
+
+
+def _edit_entry(entry: Mapping[str, Any], manifest: Manifest) -> dict[str, Any]:
+    value = {
+        **entry,
+        "mediaType": manifest.media_type,
+        "digest": str(manifest.digest),
+        "size": len(manifest.data),
+    }
+    value.pop("data", None)
+    return value
 
 
 def is_prepared(config: Config) -> bool:
@@ -193,10 +228,16 @@ def _edit_manifest(manifest: Manifest, config: Config, layer: PauseLayer) -> Man
     value.pop("subject", None)
     if value.get("artifactType") == config.media_type:
         del value["artifactType"]
-    annotations = optional_object(source, "annotations")
-    if not manifest.is_docker and not annotations.keys() & {_BASE_DIGEST, _BASE_NAME}:
-        value["annotations"] = {**annotations, _BASE_DIGEST: str(manifest.digest)}
+    if not manifest.is_docker:
+        _note_base(value, manifest)
     return Manifest(dump_json(value), manifest.media_type)
+
+
+def _note_base(value: dict[str, Any], base: Index | Manifest) -> None:
+    """Annotate a document with what it was made of, where the user says nothing of the kind."""
+    annotations = optional_object(value, "annotations")
+    if not annotations.keys() & {BASE_DIGEST, _BASE_NAME}:
+        value["annotations"] = {**annotations, BASE_DIGEST: str(base.digest)}
 
 
 def _edit_config_descriptor(source: dict[str, Any], config: Config) -> dict[str, Any]:
@@ -206,10 +247,14 @@ def _edit_config_descriptor(source: dict[str, Any], config: Config) -> dict[str,
     return value
 
 
-def recipe(pause: PauseProgram) -> str:
+def recipe(*pauses: PauseProgram) -> str:
     """What decides, beside the base, the bytes of a prepared image.
 
     A record with another recipe is out of date. The number counts versions of this module's
     output: whoever changes a byte of it adds one.
+
+    Args:
+        pauses: Of each platform, in the order of the image's.
     """
-    return json.dumps([1, str(pause.digest)], separators=(",", ":"))
+    digests = dict.fromkeys(str(pause.digest) for pause in pauses)
+    return json.dumps([2, *digests], separators=(",", ":"))

@@ -19,8 +19,12 @@ _LABEL: Final = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _HOST: Final = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]{{1,5}})?")
 _TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _NAME_LIMIT: Final = 255
+_ENDS_IN_DIGEST: Final = re.compile(r"@sha(256|512):[^@/:]*$")
+_DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
 
 DEFAULT_REGISTRY: Final = "docker.io"
+TRANSPORTS: Final = ("docker-archive", "oci-archive", "oci", "containerd")
+"""What a reference may begin with, and a colon, to name an image that is in no registry."""
 PREPARED_REPOSITORY: Final = "prepared.hpcc.local/img"
 
 
@@ -40,17 +44,25 @@ def prepared_image_name(user_digest: str) -> str:
 class Reference:
     """A parsed image reference. With a tag and a digest, the digest is what counts.
 
+    An image in no registry is named as by containers-transports(5):
+    ``docker-archive:FILE[:NAME]``, ``oci-archive:FILE[:TAG]``, ``oci:DIR[:TAG]`` and
+    ``containerd:NAME``, each with ``@DIGEST`` or without. No colon may be in a path, but for the
+    one of a Windows drive.
+
     Attributes:
-        registry: Host and optional port, as ``docker.io`` or ``localhost:5000``.
-        repository: The path on that host, as ``library/debian``.
-        tag: Or None.
+        registry: Host and optional port, as ``docker.io`` or ``localhost:5000``; "" for none.
+        repository: The path on that host, as ``library/debian``; that of a file or a directory;
+            or the name of an image record.
+        tag: Or None. In a ``docker save`` archive, a whole name.
         digest: Or None.
+        transport: One of `TRANSPORTS`; "" for a registry.
     """
 
     registry: str
     repository: str
     tag: str | None = None
     digest: Digest | None = None
+    transport: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Reference:
@@ -59,6 +71,9 @@ class Reference:
         Raises:
             InvalidReferenceError: It is not one; the message says which part is wrong.
         """
+        transport, colon, rest = text.partition(":")
+        if colon and transport in TRANSPORTS:
+            return _parse_transport(text, transport, rest)
         name, at, digest = text.partition("@")
         head, colon, tag = name.rpartition(":")
         if not colon or "/" in tag:
@@ -78,8 +93,15 @@ class Reference:
 
     @property
     def name(self) -> str:
-        """Registry and repository, without tag or digest."""
+        """Registry and repository, or transport and path, without tag or digest."""
+        if self.transport:
+            return f"{self.transport}:{self.repository}"
         return f"{self.registry}/{self.repository}"
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it names a place only, and no image in it."""
+        return self.tag is None and self.digest is None and self.transport != "containerd"
 
     def at(self, digest: Digest) -> Reference:
         """The same image, named by a digest alone."""
@@ -89,6 +111,20 @@ class Reference:
         tag = f":{self.tag}" if self.tag else ""
         digest = f"@{self.digest}" if self.digest else ""
         return f"{self.name}{tag}{digest}"
+
+
+def _parse_transport(text: str, transport: str, rest: str) -> Reference:
+    name, at, digest = rest.rpartition("@") if _ENDS_IN_DIGEST.search(rest) else (rest, "", "")
+    drive, path = (name[:2], name[2:]) if _DRIVE.match(name) else ("", name)
+    tag = ""
+    if transport != "containerd":
+        path, colon, tag = path.partition(":")
+        if colon and not tag:
+            raise _invalid(text, "the tag after ':' is empty")
+    if not path or "\0" in path:
+        raise _invalid(text, f"{transport}: is followed by no name")
+    parsed = Digest.parse(digest) if at else None
+    return Reference("", drive + path, tag or None, parsed, transport)
 
 
 def _split(name: str) -> tuple[str, str]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from cdimage.descriptor import Descriptor
+from cdimage.descriptor import Descriptor, Digest, Platform
 from cdimage.reference import Reference
 
 
@@ -150,6 +151,36 @@ class Progress:
 
 ProgressCallback = Callable[[Progress], None]
 """Called in the event loop, often: it must be quick and must not raise."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImage:
+    """A prepared image that is in a store.
+
+    Attributes:
+        user_digest: The digest that it was asked for by.
+        name: What a runtime starts, or another tool reads it by.
+        target: The prepared manifest, or the index of several.
+        platforms: What it runs on; several where it is an index.
+        recipe: Of the pause programs and the version of the preparation; "" for unknown.
+        is_all: Whether every platform of the user's index that can be prepared is here.
+        snapshots: In containerd, the top snapshot's name, by snapshotter.
+        updated_at: When it was registered, where the store knows.
+    """
+
+    user_digest: Digest
+    name: str
+    target: Descriptor
+    platforms: tuple[Platform, ...]
+    recipe: str
+    is_all: bool = False
+    snapshots: Mapping[str, str] = field(default_factory=dict)
+    updated_at: datetime | None = None
+
+    @property
+    def platform(self) -> Platform:
+        """The first, and mostly the only, platform."""
+        return self.platforms[0]
 
 
 class ImageStore(Protocol):

@@ -23,10 +23,11 @@ from cdimage.errors import CdimageError, NotFoundError
 from cdimage.image import Config, Index, Manifest
 from cdimage.pause import PauseBinaries
 from cdimage.prepare import prepare
-from cdimage.pull import read, resolve_image
+from cdimage.pull import read
 from cdimage.reference import Reference
 from cdimage.registry import Registry
 from cdimage.registry.credentials import Credentials
+from cdimage.resolve import resolve_image
 
 # 30 times what a property is usually tried with: 3000 each here, 150,000 in `make fuzz`.
 many = settings(max_examples=30 * settings().max_examples)

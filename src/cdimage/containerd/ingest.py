@@ -13,8 +13,9 @@ from cdimage.containerd.writer import ingest_ref
 from cdimage.descriptor import Descriptor, Digest
 from cdimage.errors import NotFoundError
 from cdimage.image import chain_ids
+from cdimage.preparation import Variant
 from cdimage.prepare import Prepared
-from cdimage.pull import ResolvedImage, copy_blob, one_error
+from cdimage.pull import copy_blob, one_error
 from cdimage.store import Progress, ProgressCallback, Source, State
 
 Arriving = dict[Digest, asyncio.Task[None]]
@@ -28,8 +29,7 @@ class Ingest:
     Attributes:
         client: With a lease.
         source: Where the base's layers come from.
-        image: The base.
-        prepared: What is stored.
+        variant: The base, and what is stored.
         snapshotter: Where it is unpacked; None leaves it packed.
         progress: Told what happens to each layer.
         let_go: Ends the leases of pulls that broke; whether there was any.
@@ -37,8 +37,7 @@ class Ingest:
 
     client: Client
     source: Source
-    image: ResolvedImage
-    prepared: Prepared
+    variant: Variant
     snapshotter: str | None
     progress: ProgressCallback
     let_go: Callable[[], Awaitable[bool]]
@@ -53,10 +52,10 @@ class Ingest:
             labels: Set on the layers that are fetched.
             limits: How many of them at the same time, of this image and of all.
         """
-        prepared, content = self.prepared, self.client.content
+        prepared, content = self.variant.prepared, self.client.content
         config, manifest = prepared.config, prepared.manifest
         held = config_labels(top_chain_id(prepared), self.snapshotter)
-        kept = manifest_labels(self.image, manifest)
+        kept = manifest_labels(self.variant.image, manifest)
         async with one_error() as group:
             top = group.create_task(self._write_pause_layer())
             group.create_task(content.put(config.descriptor, config.data, held))
@@ -69,16 +68,16 @@ class Ingest:
     async def _let_go(self) -> bool:
         """Let go what broken pulls have left, but for what this one goes on from."""
         leases = self.client.leases
-        for layer in self.image.manifest.layers:
+        for layer in self.variant.image.manifest.layers:
             await leases.hold("content", str(layer.digest))
             await leases.hold("ingests", ingest_ref(layer))
         return await self.let_go()
 
     async def _write_pause_layer(self) -> None:
-        layer = self.prepared.layer
+        layer = self.variant.prepared.layer
         if layer is not None:
             labels = {UNCOMPRESSED: str(layer.digest)}
-            descriptor = self.prepared.manifest.layers[-1]
+            descriptor = self.variant.prepared.manifest.layers[-1]
             await self.client.content.put(descriptor, layer.data, labels)
 
     async def _fetch(
@@ -93,7 +92,7 @@ class Ingest:
         The base's own documents are kept as well: with them the image can be prepared again.
         """
         await written
-        image, content = self.image, self.client.content
+        image, content = self.variant.image, self.client.content
         layers = image.manifest.layers
         documents = (*image.indexes, image.manifest, image.config)
         wanted = [*(layer.digest for layer in layers), *(it.digest for it in documents)]
@@ -125,7 +124,7 @@ class Ingest:
         top: asyncio.Task[None],
         arriving: asyncio.Task[Arriving],
     ) -> None:
-        *below, last = _unpacked_layers(self.prepared)
+        *below, last = _unpacked_layers(self.variant.prepared)
         try:
             # Where the base is unpacked already, room for the top layer is all that is asked for.
             extraction = await unpacker.begin(last)
@@ -138,7 +137,7 @@ class Ingest:
             extraction = await unpacker.begin(last)
         await top
         # A base that was prepared elsewhere brings its own pause layer, which arrives.
-        others = {} if self.prepared.layer is not None else await arriving
+        others = {} if self.variant.prepared.layer is not None else await arriving
         await self._finish(unpacker, last, extraction, others)
 
     async def _finish(

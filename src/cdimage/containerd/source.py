@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from cdimage.containerd.client import Client
-from cdimage.descriptor import Descriptor, Digest, MediaType
-from cdimage.errors import InvalidImageError, InvalidReferenceError, NotFoundError
-from cdimage.image import DOCUMENT_LIMIT, Manifest, parse_json
+from cdimage.descriptor import Descriptor, Digest
+from cdimage.errors import InvalidReferenceError, NotFoundError
+from cdimage.image import DOCUMENT_LIMIT, document_type
+from cdimage.preparation import Preparation
 from cdimage.reference import Reference
 
 
@@ -24,32 +26,41 @@ class ContentSource:
         return f"containerd at {self._client.address}"
 
     async def resolve(self, reference: Reference) -> Descriptor:
-        """Find a manifest or an index by its digest.
+        """Find a manifest or an index by its digest, or by the name of an image record.
 
         Raises:
             NotFoundError: It is not here.
         """
-        if reference.digest is None:
-            raise InvalidReferenceError(f"{self.name} is asked by digest, and {reference} has none")
+        digest = reference.digest or await self._named(reference.repository)
         data = b""
-        async for chunk in self._read(reference.digest, 0):
+        async for chunk in self._read(digest, 0):
             data += chunk
             if len(data) > DOCUMENT_LIMIT:
-                raise NotFoundError(f"{reference.digest} in {self.name} is not an image")
-        if not reference.digest.matches(data):
-            raise NotFoundError(f"{self.name} holds {reference.digest} with other bytes")
-        media_type = _media_type(data)
+                raise NotFoundError(f"{digest} in {self.name} is not an image")
+        if not digest.matches(data):
+            raise NotFoundError(f"{self.name} holds {digest} with other bytes")
+        media_type = document_type(data)
         if not media_type:
-            raise NotFoundError(f"{reference.digest} in {self.name} is not an image")
-        return Descriptor(media_type, reference.digest, len(data), data=data)
+            raise NotFoundError(f"{digest} in {self.name} is not an image")
+        return Descriptor(media_type, digest, len(data), data=data)
 
-    async def check_whole(self, manifest: Manifest) -> None:
+    async def _named(self, name: str) -> Digest:
+        for known_as in dict.fromkeys([name, *_full_name(name)]):
+            record = await self._client.images.get(known_as)
+            if record is not None:
+                return record.target.digest
+        raise NotFoundError(
+            f"{self.name} has no image {name!r} in the namespace {self._client.namespace}: "
+            "see `ctr images ls`"
+        )
+
+    async def check(self, preparation: Preparation) -> None:
         """See whether all layers are here, before anything is begun.
 
         Raises:
             NotFoundError: One is missing.
         """
-        wanted = [layer.digest for layer in manifest.layers]
+        wanted = [layer.digest for layer in preparation.layers]
         here = await self._client.content.present(wanted)
         for digest in wanted:
             if digest not in here:
@@ -68,15 +79,10 @@ class ContentSource:
         return self._client.content.read(digest, offset)
 
 
-def _media_type(data: bytes) -> str:
-    """The type that the document states, or the one that its fields imply; "" for none."""
+def _full_name(name: str) -> list[str]:
+    """What Docker and nerdctl call an image, as ``docker.io/library/debian:latest``."""
     try:
-        value = parse_json(data, "manifest")
-    except InvalidImageError:
-        return ""
-    stated = value.get("mediaType")
-    if isinstance(stated, str) and stated:
-        return stated
-    if "schemaVersion" not in value:  # a config has none, and that is what an image ID names
-        return ""
-    return MediaType.OCI_INDEX if "manifests" in value else MediaType.OCI_MANIFEST
+        parsed = Reference.parse(name)
+    except InvalidReferenceError:
+        return []
+    return [str(parsed if parsed.tag or parsed.digest else replace(parsed, tag="latest"))]

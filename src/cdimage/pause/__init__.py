@@ -58,11 +58,7 @@ class PauseBinaries:
             UnsupportedPlatformError: There is none for it.
             InvalidPauseProgramError: The file cannot be read, or would not run there.
         """
-        paths = {
-            ("linux", "amd64"): self.linux_amd64,
-            ("linux", "arm64"): self.linux_arm64,
-            ("windows", "amd64"): self.windows_amd64,
-        }
+        paths = self._paths()
         path = paths.get((platform.os, platform.architecture))
         if not path:
             offered = ", ".join("/".join(key) for key, value in paths.items() if value)
@@ -72,6 +68,17 @@ class PauseBinaries:
         data = _read(path)
         check_program(data, platform, os.fspath(path))
         return PauseProgram(Platform(platform.os, platform.architecture), data)
+
+    def has(self, platform: Platform) -> bool:
+        """Whether there is a program for a platform."""
+        return bool(self._paths().get((platform.os, platform.architecture)))
+
+    def _paths(self) -> dict[tuple[str, str], str | os.PathLike[str] | None]:
+        return {
+            ("linux", "amd64"): self.linux_amd64,
+            ("linux", "arm64"): self.linux_arm64,
+            ("windows", "amd64"): self.windows_amd64,
+        }
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:
