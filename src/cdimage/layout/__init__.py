@@ -1,0 +1,1 @@
+"""OCI image layouts: directories that hold images, with no daemon."""
