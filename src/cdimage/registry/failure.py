@@ -9,7 +9,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
@@ -127,13 +127,15 @@ def _said(body: bytes) -> tuple[list[str], str]:
     return [code for code, _ in pairs], text[:_DETAIL_LIMIT]
 
 
-async def checked(response: aiohttp.ClientResponse, what: str) -> aiohttp.ClientResponse:
+async def checked(
+    response: aiohttp.ClientResponse, what: str, success: Collection[int] = (200, 206)
+) -> aiohttp.ClientResponse:
     """The response, if it is success; else it is released.
 
     Raises:
         CdimageError: What `error_of` says.
     """
-    if response.status in {200, 206}:
+    if response.status in success:
         return response
     async with response:
         body = b""

@@ -74,8 +74,8 @@ class Connections:
         for session in sessions.values():
             await session.close()
 
-    async def get(self, request: Request) -> aiohttp.ClientResponse:
-        """GET, following redirects; the caller closes the response.
+    async def get(self, request: Request, method: str = "GET") -> aiohttp.ClientResponse:
+        """GET or HEAD, following redirects; the caller closes the response.
 
         Headers of the request go to its own host and to no other.
 
@@ -86,7 +86,7 @@ class Connections:
         """
         first = request
         for _ in range(_REDIRECTS + 1):
-            response = await self.send("GET", request)
+            response = await self.send(method, request)
             location = response.headers.get("Location")
             if response.status not in _REDIRECT_STATUS or location is None:
                 return response
@@ -100,9 +100,15 @@ class Connections:
         )
 
     async def send(
-        self, method: str, request: Request, form: list[tuple[str, str]] | None = None
+        self, method: str, request: Request, body: bytes | list[tuple[str, str]] | None = None
     ) -> aiohttp.ClientResponse:
-        """Send a request and return the answer, whatever it is; the caller closes it."""
+        """Send a request and return the answer, whatever it is; the caller closes it.
+
+        Args:
+            method: Of HTTP.
+            request: Where to, and with which headers.
+            body: Bytes, or the fields of a form; None for none.
+        """
         import aiohttp  # noqa: PLC0415 - loaded when the first registry is asked
         from yarl import URL  # noqa: PLC0415
 
@@ -117,7 +123,7 @@ class Connections:
                 method,
                 URL(url, encoded=True),  # a signature holds for the very bytes
                 headers=request.headers,
-                data=form,
+                data=body,
                 allow_redirects=False,
                 proxy=proxy,
                 proxy_headers=proxy_headers,

@@ -17,6 +17,7 @@ from cdimage.errors import (
     BackendError,
     DigestMismatchError,
     InvalidReferenceError,
+    PermissionDeniedError,
 )
 from cdimage.image import DOCUMENT_LIMIT, media_type_of, parse_json
 from cdimage.reference import Reference
@@ -178,22 +179,70 @@ class Repository:
     ) -> aiohttp.ClientResponse:
         return await checked(await self._ask(endpoint, path, what, headers), what)
 
+    async def request(
+        self,
+        method: str,
+        path: str,
+        what: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> aiohttp.ClientResponse:
+        """Ask the registry itself, and none of its mirrors; any answer is returned.
+
+        Args:
+            method: Of HTTP. The redirects of GET and HEAD are followed.
+            path: Under the repository's own; or a whole address, as the registry gave it.
+            what: Is asked for, in messages.
+            headers: Beside those of authentication.
+            body: To send.
+
+        Raises:
+            PermissionDeniedError: The credentials are missing or refused.
+            UnavailableError: The registry cannot be reached.
+        """
+        own = [it for it in await self._endpoints(Capability.PULL) if not it.host.is_proxy]
+        if not own:
+            raise PermissionDeniedError(
+                f"{what}: the hosts.toml of {self._reference.registry} leaves only mirrors to ask"
+            )
+        url = path if "://" in path else own[-1].url(f"{self._reference.repository}/{path}")
+        return await self._send(method, own[-1], url, what, headers or {}, body)
+
     async def _ask(
         self, endpoint: Endpoint, path: str, what: str, headers: Mapping[str, str]
     ) -> aiohttp.ClientResponse:
-        """GET with authentication; credentials that are refused are replaced, once."""
-        auth = self._authenticator(endpoint)
         url = endpoint.url(f"{self._reference.repository}/{path}")
+        return await self._send("GET", endpoint, url, what, headers, None)
+
+    async def _send(
+        self,
+        method: str,
+        endpoint: Endpoint,
+        url: str,
+        what: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+    ) -> aiohttp.ClientResponse:
+        """Send with authentication; credentials that are refused are replaced, once."""
+        connections = self._registry.connections
+
+        async def send(authorization: str | None) -> aiohttp.ClientResponse:
+            request = Request(url, what, _with(headers, authorization), endpoint)
+            if method in {"GET", "HEAD"}:
+                return await connections.get(request, method)
+            return await connections.send(method, request, body)
+
+        # Where a redirect, or an address of the registry's, leads, nobody may see its credentials.
+        if origin(url) != origin(endpoint.url("")):
+            return await send(None)
+        auth = self._authenticator(endpoint)
         headers = {**endpoint.headers, **headers}
         sent = await auth.header()
-        connections = self._registry.connections
-        response = await connections.get(Request(url, what, _with(headers, sent), endpoint))
-        # Where a redirect led, nobody may ask for this registry's credentials.
+        response = await send(sent)
         if response.status == 401 and origin(str(response.url)) == origin(url):
             response.release()
             challenges = parse_challenges(response.headers.getall("WWW-Authenticate", []))
-            sent = await auth.answer(challenges, sent)
-            response = await connections.get(Request(url, what, _with(headers, sent), endpoint))
+            response = await send(await auth.answer(challenges, sent))
         return response
 
     def _authenticator(self, endpoint: Endpoint) -> Authenticator:
