@@ -31,14 +31,19 @@ from cdimage.errors import (
 from cdimage.pause import PauseBinaries
 from cdimage.reference import Reference, prepared_image_name
 from cdimage.retry import Retry
-from cdimage.store import ImageStore, Progress, ProgressCallback, Source, State
+from cdimage.store import ImageStore, PreparedImage, Progress, ProgressCallback, Source, State
 
 if TYPE_CHECKING:
     from cdimage.containerd.client import TLS, Client, connect
-    from cdimage.containerd.records import PreparedImage
     from cdimage.containerd.store import Store
+    from cdimage.export import copy_image, export_image
+    from cdimage.layout.store import LayoutStore
+    from cdimage.memory import MemoryStore
+    from cdimage.preparation import Inject
     from cdimage.registry import Registry
     from cdimage.registry.credentials import Credentials
+    from cdimage.registry.store import RegistryStore
+    from cdimage.validate import Verification, verify_image
 
 __version__ = "0.1.0"
 
@@ -52,10 +57,13 @@ __all__ = [
     "Digest",
     "DigestMismatchError",
     "ImageStore",
+    "Inject",
     "InvalidConfigurationError",
     "InvalidImageError",
     "InvalidPauseProgramError",
     "InvalidReferenceError",
+    "LayoutStore",
+    "MemoryStore",
     "NotFoundError",
     "PauseBinaries",
     "PermissionDeniedError",
@@ -65,24 +73,36 @@ __all__ = [
     "ProgressCallback",
     "Reference",
     "Registry",
+    "RegistryStore",
     "Retry",
     "Source",
     "State",
     "Store",
     "UnavailableError",
     "UnsupportedPlatformError",
+    "Verification",
     "connect",
+    "copy_image",
+    "export_image",
     "prepared_image_name",
+    "verify_image",
 ]
 
 _LAZY = {
     "TLS": "cdimage.containerd.client",
     "Client": "cdimage.containerd.client",
     "Credentials": "cdimage.registry.credentials",
-    "PreparedImage": "cdimage.containerd.records",
+    "Inject": "cdimage.preparation",
+    "LayoutStore": "cdimage.layout.store",
+    "MemoryStore": "cdimage.memory",
     "Registry": "cdimage.registry",
+    "RegistryStore": "cdimage.registry.store",
     "Store": "cdimage.containerd.store",
+    "Verification": "cdimage.validate",
     "connect": "cdimage.containerd.client",
+    "copy_image": "cdimage.export",
+    "export_image": "cdimage.export",
+    "verify_image": "cdimage.validate",
 }
 
 
