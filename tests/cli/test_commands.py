@@ -52,7 +52,7 @@ def test_programs_get_json(node: Node, busybox: Pushed) -> None:
     (listed,) = json.loads(cdimage(node, "ls", "--format", "json").out)
     assert listed == pulled
     assert listed["user_digest"] == busybox.digest
-    assert listed["platform"] == "linux/amd64"
+    assert listed["platforms"] == ["linux/amd64"]
     assert list(listed["snapshots"]) == [node.snapshotter]
     inspected = json.loads(cdimage(node, "inspect", busybox.digest, "--format", "json").out)
     assert inspected["original"] == {
@@ -103,7 +103,7 @@ def test_another_platform_of_an_index_can_be_asked_for(
     said = cdimage(
         node, "pull", pushed.reference, "--platform", "linux/aarch64", "--format", "json"
     )
-    assert json.loads(said.out)["platform"] == "linux/arm64"
+    assert json.loads(said.out)["platforms"] == ["linux/arm64"]
 
 
 def test_a_terminal_gets_bars_on_standard_error_only(node: Node, busybox: Pushed) -> None:

@@ -11,11 +11,12 @@ import click
 
 from cdimage.cli.output import as_json, show_json, show_table
 from cdimage.cli.progress import Display
-from cdimage.containerd.records import PreparedImage
-from cdimage.containerd.store import Store
-from cdimage.descriptor import Platform
 from cdimage.errors import CdimageError, InvalidReferenceError
+from cdimage.preparation import Inject
+from cdimage.prepared_store import PreparedStore
 from cdimage.reference import Reference
+from cdimage.resolve import Wanted
+from cdimage.store import PreparedImage
 
 _IMAGES_AT_ONCE: Final = 8
 
@@ -44,7 +45,8 @@ class Result:
 class Wish:
     """What is wanted of each image, beside its reference."""
 
-    platform: Platform | None
+    platform: Wanted
+    inject: Inject
     check_access: bool
 
 
@@ -55,7 +57,7 @@ def read_references(file: Iterable[str]) -> list[str]:
 
 
 async def pull_all(
-    store: Store, references: Iterable[str], wish: Wish, display: Display
+    store: PreparedStore, references: Iterable[str], wish: Wish, display: Display
 ) -> list[Result]:
     """Pull and prepare images, some at a time; the results are in the order of the references."""
     limit = asyncio.Semaphore(_IMAGES_AT_ONCE)
@@ -77,7 +79,7 @@ async def pull_all(
 
 
 async def pull_one(
-    store: Store, reference: str, digest: str | None, wish: Wish, display: Display
+    store: PreparedStore, reference: str, digest: str | None, wish: Wish, display: Display
 ) -> PreparedImage:
     """Pull and prepare one image; without a digest, its tag is resolved first."""
     if digest is None:
@@ -88,6 +90,7 @@ async def pull_one(
         reference,
         digest,
         platform=wish.platform,
+        inject=wish.inject,
         check_access=wish.check_access,
         progress=display.image(reference),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,16 +18,24 @@ from cdimage.cli.batch import (
     read_references,
     show_results,
 )
-from cdimage.cli.output import as_json, show_fields, show_json, show_table
+from cdimage.cli.output import (
+    as_json,
+    read_digest,
+    show_fields,
+    show_json,
+    show_platforms,
+    show_table,
+)
 from cdimage.cli.progress import showing_progress
 from cdimage.cli.settings import Settings
-from cdimage.containerd.client import Client
-from cdimage.containerd.records import PreparedImage
-from cdimage.containerd.store import Store
-from cdimage.descriptor import Digest, Platform
+from cdimage.cli.stores import Pulling, open_store
+from cdimage.descriptor import Platform
 from cdimage.errors import InvalidReferenceError, UnsupportedPlatformError
 from cdimage.pause import PauseBinaries
+from cdimage.preparation import Inject
 from cdimage.registry import HOSTS_FOLDERS, Registry
+from cdimage.resolve import Wanted
+from cdimage.store import PreparedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +45,9 @@ class PullOptions:
     references: tuple[str, ...]
     files: tuple[str, ...]
     digest: str | None
-    platform: str | None
-    plain_http: bool
+    platforms: tuple[str, ...]
+    inject: str
+    prepared_registry: str | None
     hosts_dirs: tuple[str, ...]
     pause: str | None
     check_access: bool
@@ -48,19 +58,17 @@ async def pull(settings: Settings, options: PullOptions) -> int:
     """Pull and prepare images; the exit code."""
     references = _references(options)
     check_several(references, options.digest)
-    wanted = Platform.parse(options.platform) if options.platform else None
+    wanted = _wanted(options.platforms)
     programs = _pause_programs(options.pause, wanted)
-    wish = Wish(wanted, options.check_access)
+    wish = Wish(wanted, Inject(options.inject), options.check_access)
     folders = [Path(path) for path in options.hosts_dirs] or HOSTS_FOLDERS
     is_batch = len(references) > 1 or bool(options.files) or "-" in options.references
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(settings.connect())
         registry = await stack.enter_async_context(
-            Registry(insecure=options.plain_http, hosts_folders=folders)
+            Registry(insecure=settings.plain_http, hosts_folders=folders)
         )
-        store = Store(
-            client, snapshotter=settings.snapshotter, open_source=registry.open, pause=programs
-        )
+        pulling = Pulling(programs, registry.open, options.prepared_registry)
+        store = await stack.enter_async_context(open_store(settings, pulling))
         with showing_progress(quiet=options.quiet, many=is_batch) as display:
             if is_batch:
                 results = await pull_all(store, references, wish, display)
@@ -88,8 +96,8 @@ def _references(options: PullOptions) -> list[str]:
 
 async def ls(settings: Settings) -> None:
     """List the prepared images."""
-    async with settings.connect() as client:
-        images = await _store(settings, client).list_images()
+    async with open_store(settings) as store:
+        images = await store.list_images()
     if settings.is_json:
         show_json([as_json(image) for image in images])
     else:
@@ -99,9 +107,8 @@ async def ls(settings: Settings) -> None:
 
 async def inspect(settings: Settings, digest: str) -> None:
     """Show a prepared image and what its base would have run."""
-    async with settings.connect() as client:
-        store = _store(settings, client)
-        image = await store.get_image(_digest(digest))
+    async with open_store(settings) as store:
+        image = await store.get_image(read_digest(digest))
         original = await store.get_original(str(image.user_digest))
     value = as_json(image)
     value["original"] = original and {
@@ -117,7 +124,7 @@ async def inspect(settings: Settings, digest: str) -> None:
     fields = [
         ("user digest", str(image.user_digest)),
         ("name", image.name),
-        ("platform", str(image.platform)),
+        ("platform", show_platforms(image)),
         ("prepared", _when(image)),
         *((f"snapshot in {sn}", chain_id) for sn, chain_id in image.snapshots.items()),
         *((f"original {key}", str(item)) for key, item in (value["original"] or {}).items()),
@@ -127,9 +134,8 @@ async def inspect(settings: Settings, digest: str) -> None:
 
 async def untag(settings: Settings, digests: tuple[str, ...]) -> None:
     """Drop prepared images."""
-    parsed = [_digest(digest) for digest in digests]
-    async with settings.connect() as client:
-        store = _store(settings, client)
+    parsed = [read_digest(digest) for digest in digests]
+    async with open_store(settings) as store:
         for digest in parsed:
             await store.untag_image(digest)
     if settings.is_json:
@@ -139,20 +145,20 @@ async def untag(settings: Settings, digests: tuple[str, ...]) -> None:
             click.echo(f"untagged {digest}")
 
 
-def _store(settings: Settings, client: Client) -> Store:
-    return Store(client, snapshotter=settings.snapshotter)
+def _wanted(platforms: Sequence[str]) -> Wanted:
+    if "all" in platforms:
+        if len(platforms) > 1:
+            raise InvalidReferenceError("--platform all is for every platform: name no other")
+        return "all"
+    parsed = [Platform.parse(text) for text in platforms]
+    return parsed[0] if len(parsed) == 1 else tuple(parsed) or None
 
 
-def _digest(text: str) -> str:
-    """A digest, with or without its algorithm, or at the end of a reference."""
-    return str(Digest.parse(text.rpartition("@")[2]))
-
-
-def _pause_programs(path: str | None, platform: Platform | None) -> PauseBinaries:
+def _pause_programs(path: str | None, platform: Wanted) -> PauseBinaries:
     bundled = PauseBinaries.bundled()
     if path is None:
         return bundled
-    if platform is None:
+    if not isinstance(platform, Platform):
         raise InvalidReferenceError("--pause needs --platform, which says what the program is for")
     if not Path(path).is_file():
         raise InvalidReferenceError(f"the pause program {path} is not there")
@@ -164,7 +170,7 @@ def _pause_programs(path: str | None, platform: Platform | None) -> PauseBinarie
 
 def _row(image: PreparedImage) -> tuple[str, str, str, str]:
     snapshotters = ",".join(sorted(image.snapshots)) or "-"
-    return (str(image.user_digest), str(image.platform), snapshotters, _when(image))
+    return (str(image.user_digest), show_platforms(image), snapshotters, _when(image))
 
 
 def _when(image: PreparedImage) -> str:

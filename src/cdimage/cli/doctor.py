@@ -13,6 +13,7 @@ import click
 
 from cdimage.cli.output import readable_size, show_json
 from cdimage.cli.settings import Settings
+from cdimage.cli.stores import open_store
 from cdimage.containerd.client import Client
 from cdimage.containerd.introspection import Plugins
 from cdimage.containerd.store import Store
@@ -47,8 +48,11 @@ class UnhealthyError(CdimageError):
 
 async def doctor(settings: Settings) -> None:
     """Look at everything, print it, and fail if something is wrong."""
-    async with settings.connect() as client:
-        checks = [check async for check in _examine(settings, client)]
+    if settings.store in {None, "containerd"}:
+        async with settings.connect() as client:
+            checks = [check async for check in _examine(settings, client)]
+    else:
+        checks = [_pause_programs(), await _store(settings)]
     if settings.is_json:
         show_json([asdict(check) for check in checks])
     else:
@@ -80,6 +84,16 @@ async def _examine(settings: Settings, client: Client) -> AsyncIterator[Check]:
     yield await _chosen_snapshotter(settings, client)
     for check in _disk(plugins):
         yield check
+
+
+async def _store(settings: Settings) -> Check:
+    """Whether a store that needs no containerd can be listed."""
+    async with open_store(settings) as store:
+        try:
+            images = await store.get_existing_images()
+        except CdimageError as error:
+            return Check("store", False, str(error), "correct that, or name another with --store")
+    return Check("store", True, f"{store.name} can be read; it has {len(images)} images")
 
 
 def _pause_programs() -> Check:

@@ -31,6 +31,13 @@ Exit codes: 0 done; 1 failed on this machine; 2 wrong usage, reference, settings
 
 _CONNECTION = (
     click.option(
+        "--store",
+        envvar="CDIMAGE_STORE",
+        metavar="STORE",
+        help="containerd, oci:DIR or registry:HOST/PREFIX. [env: CDIMAGE_STORE; default: "
+        "containerd, or an image layout in your data directory where none answers]",
+    ),
+    click.option(
         "--address",
         envvar="CONTAINERD_ADDRESS",
         metavar="ADDRESS",
@@ -58,6 +65,9 @@ _CONNECTION = (
         help="PEM files for a containerd behind tcp://.",
     ),
 )
+_PLAIN_HTTP = click.option(
+    "--plain-http", is_flag=True, help="Speak HTTP, without TLS, to registries."
+)
 _FORMAT = click.option(
     "--format",
     "output",
@@ -69,21 +79,24 @@ _FORMAT = click.option(
 
 
 def _connected(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say which containerd, and where results go."""
+    """Give a command the options that say which store, and how results are printed."""
 
     @functools.wraps(command)
     def run(
+        store: str | None,
         address: str | None,
         namespace: str | None,
         snapshotter: str | None,
         tls: tuple[str, str, str] | None,
+        plain_http: bool,
         output: str,
         **arguments: Any,
     ) -> Any:
-        settings = Settings(address, namespace, snapshotter, tls, OutputFormat(output))
+        form = OutputFormat(output)
+        settings = Settings(store, address, namespace, snapshotter, tls, plain_http, form)
         return command(settings, **arguments)
 
-    for option in (*reversed(_CONNECTION), _FORMAT):
+    for option in (*reversed(_CONNECTION), _PLAIN_HTTP, _FORMAT):
         run = option(run)
     return run
 
@@ -91,10 +104,11 @@ def _connected(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.group(epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(cdimage.__version__, prog_name="cdimage")
 def cli() -> None:
-    """Prepare container images on containerd: any image, ready to be started once and exec'd into.
+    """Prepare container images: any image, ready to be started once and exec'd into.
 
     An image is pulled, its digest verified, a tiny static pause program put on top of it as the
-    entrypoint, and the result registered as prepared.hpcc.local/img:<digest>.
+    entrypoint, and the result registered as prepared.hpcc.local/img:<digest>: on containerd, in a
+    directory, or in a registry.
     """
 
 
@@ -109,8 +123,26 @@ def cli() -> None:
     help="More references, one a line; # begins a comment, - is standard input.",
 )
 @click.option("--digest", metavar="DIGEST", help="The digest that REF must have.")
-@click.option("--platform", metavar="OS/ARCH", help="As linux/arm64. [default: the daemon's own]")
-@click.option("--plain-http", is_flag=True, help="Speak HTTP, without TLS, to REF's registry.")
+@click.option(
+    "--platform",
+    "platforms",
+    metavar="OS/ARCH",
+    multiple=True,
+    help="As linux/arm64; several, or all, become one index. [default: the store's own]",
+)
+@click.option(
+    "--inject",
+    type=click.Choice(["layer", "alias"]),
+    default="layer",
+    show_default=True,
+    help="How the pause program comes to the image; with alias, the runtime mounts it.",
+)
+@click.option(
+    "--prepared-registry",
+    envvar="CDIMAGE_PREPARED_REGISTRY",
+    metavar="HOST/PREFIX",
+    help="Look there for the prepared image first. [env: CDIMAGE_PREPARED_REGISTRY]",
+)
 @click.option(
     "--hosts-dir",
     "hosts_dirs",
@@ -135,6 +167,9 @@ def pull(settings: Settings, *, debug: bool, **arguments: Any) -> Coroutine[Any,
     REF is an image reference, as debian:12 or ghcr.io/org/app@sha256:… Without a digest, the
     tag is resolved first, and the digest printed: it is the key of everything else. With several,
     one that fails does not stop the others; - reads more from standard input.
+
+    Images that are in no registry: docker-archive:FILE[:NAME], oci-archive:FILE[:TAG],
+    oci:DIR[:TAG], containerd:NAME.
     """
     from cdimage.cli import commands  # noqa: PLC0415 - loads gRPC
 
@@ -175,6 +210,44 @@ def untag(settings: Settings, digests: tuple[str, ...]) -> Coroutine[Any, Any, N
     from cdimage.cli import commands  # noqa: PLC0415 - loads gRPC
 
     return commands.untag(settings, digests)
+
+
+@cli.command(short_help="Check prepared images from their bytes.")
+@click.argument("digests", metavar="DIGEST...", nargs=-1)
+@_connected
+def verify(settings: Settings, digests: tuple[str, ...]) -> Coroutine[Any, Any, int]:
+    """Compute everything about prepared images anew, from their bytes, and say what is wrong.
+
+    Without a DIGEST, all that are in the store are verified.
+    """
+    from cdimage.cli import moving  # noqa: PLC0415 - loads what it needs
+
+    return moving.verify(settings, digests)
+
+
+@cli.command(short_help="Write a prepared image as an OCI archive.")
+@click.argument("digest")
+@click.argument("file", metavar="FILE", type=click.Path(dir_okay=False, allow_dash=True))
+@_connected
+def export(settings: Settings, digest: str, file: str) -> Coroutine[Any, Any, None]:
+    """Write a prepared image as an OCI archive, that other tools can read.
+
+    FILE appears when it is complete; - is standard output.
+    """
+    from cdimage.cli import moving  # noqa: PLC0415 - loads what it needs
+
+    return moving.export(settings, digest, file)
+
+
+@cli.command(short_help="Copy prepared images to another store.")
+@click.argument("digests", metavar="DIGEST...", nargs=-1, required=True)
+@click.option("--to", "target", metavar="STORE", required=True, help="The other store.")
+@_connected
+def copy(settings: Settings, digests: tuple[str, ...], target: str) -> Coroutine[Any, Any, None]:
+    """Copy prepared images, to the byte, from the store that --store names to another."""
+    from cdimage.cli import moving  # noqa: PLC0415 - loads what it needs
+
+    return moving.copy(settings, digests, target)
 
 
 @cli.command(short_help="Print the image name of a digest.")

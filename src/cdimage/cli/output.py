@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from cdimage.containerd.records import PreparedImage
+from cdimage.descriptor import Digest
+from cdimage.store import PreparedImage
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -37,7 +38,7 @@ def as_json(image: PreparedImage) -> dict[str, Any]:
     return {
         "user_digest": str(image.user_digest),
         "name": image.name,
-        "platform": str(image.platform),
+        "platforms": [str(platform) for platform in image.platforms],
         "snapshots": dict(image.snapshots),
         "manifest": {
             "media_type": image.target.media_type,
@@ -46,6 +47,20 @@ def as_json(image: PreparedImage) -> dict[str, Any]:
         },
         "updated_at": image.updated_at.isoformat() if image.updated_at else None,
     }
+
+
+def show_platforms(image: PreparedImage) -> str:
+    """What an image runs on, in one word."""
+    return ",".join(map(str, image.platforms))
+
+
+def read_digest(text: str) -> str:
+    """A digest, with or without its algorithm, or at the end of a reference.
+
+    Raises:
+        InvalidReferenceError: It is not one.
+    """
+    return str(Digest.parse(text.rpartition("@")[2]))
 
 
 def readable_size(size: float) -> str:

@@ -19,13 +19,30 @@ class OutputFormat(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Which containerd, and how results are printed; None leaves it to the defaults."""
+    """Which store, and how results are printed; None leaves it to the defaults.
 
+    Attributes:
+        store: ``containerd``, ``oci:DIR`` or ``registry:HOST/PREFIX``.
+        address: containerd's.
+        namespace: containerd's.
+        snapshotter: containerd's.
+        tls: CA, certificate and key for a containerd behind TCP.
+        plain_http: Whether registries are spoken to without TLS.
+        output: How results are printed.
+    """
+
+    store: str | None
     address: str | None
     namespace: str | None
     snapshotter: str | None
     tls: tuple[str, str, str] | None
+    plain_http: bool
     output: OutputFormat
+
+    @property
+    def names_containerd(self) -> bool:
+        """Whether the options or the environment say that there is one."""
+        return any((self.address, self.namespace, self.snapshotter, self.tls))
 
     @property
     def is_json(self) -> bool:
