@@ -25,7 +25,8 @@ test-matrix: setup  ## the tests that need a containerd on 1.6, 1.7 and 2.1, wit
 soak: setup  ## many kills, a 5 GB image: what takes a quarter of an hour
 	@python3 scripts/fetch_tools.py --for test
 	@$(PYTHON) -m pytest -q --soak --timeout 3600 -s tests/integration/test_trouble.py \
-	  tests/integration/test_crashes_and_crowds.py tests/integration/test_memory.py
+	  tests/integration/test_crashes_and_crowds.py tests/integration/test_memory.py \
+	  tests/integration/test_layout_crowds.py
 
 check: setup  ## formatting, lint, types, import rules, generated files
 	@$(PYTHON) -m ruff format --check -q .

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from cdimage.descriptor import Descriptor, Digest
-from cdimage.errors import DigestMismatchError
+from cdimage.errors import DigestMismatchError, UnavailableError
 from cdimage.layout.folder import Folder
 from cdimage.layout.lock import open_locked
 from cdimage.threads import to_end
@@ -141,8 +141,14 @@ class LayoutWriter:
         if os.name == "nt":  # an open file cannot be renamed there
             os.close(file)
             self._file = file = -1
-        with suppress(FileNotFoundError):  # somebody else was faster
-            self._path.replace(self._folder.blob(self._descriptor.digest))
+        digest = self._descriptor.digest
+        try:
+            self._path.replace(self._folder.blob(digest))
+        except FileNotFoundError:
+            if self._folder.blob_size(digest) is None:
+                raise UnavailableError(
+                    f"{self._path} was removed while it was written: try again"
+                ) from None
         if file != -1:
             os.close(file)
             self._file = -1

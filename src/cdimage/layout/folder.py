@@ -76,7 +76,7 @@ class Folder:
             InvalidImageError: It is not a layout.
         """
         if not (self.path / "oci-layout").exists():
-            if self.path.is_dir() and any(self.path.iterdir()):
+            if self._holds_something_else():
                 raise self._broken("it has no file oci-layout")
             raise NotFoundError(f"there is no image layout {self}: name a directory that is one")
         self._check_folders()
@@ -99,7 +99,7 @@ class Folder:
         try:
             marker = self._read(self.path / "oci-layout", 1 << 16)
         except NotFoundError:
-            if self.path.is_dir() and any(self.path.iterdir()):
+            if self._holds_something_else():
                 raise self._broken("it has no file oci-layout") from None
             return _index_of([])
         version = str(parse_json(marker, f"oci-layout in {self}").get("imageLayoutVersion"))
@@ -146,6 +146,11 @@ class Folder:
         except (FileNotFoundError, NotADirectoryError):
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def _holds_something_else(self) -> bool:
+        """Whether this is a directory for another purpose: not one that is just being made."""
+        names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
+        return bool(names - {"blobs", "ingest"})
 
     def _check_folders(self) -> None:
         """Refuse a layout that leads out of itself."""

@@ -32,7 +32,7 @@ from cdimage.prepared_store import (
     PreparedStore,
     store_blobs,
 )
-from cdimage.pull import Tracker, put
+from cdimage.pull import Tracker, one_error, put
 from cdimage.reference import Reference
 from cdimage.registry.client import Registry
 from cdimage.registry.content import RegistryContent
@@ -141,8 +141,9 @@ class RegistryStore(PreparedStore):
             async with limit:
                 return await self.find_image(Digest.parse(text))
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(find(it)) for it in await self.get_existing_images()]
+        digests = await self.get_existing_images()
+        async with one_error() as group:
+            tasks = [group.create_task(find(digest)) for digest in digests]
         found = [image for task in tasks if (image := task.result()) is not None]
         return sorted(found, key=lambda image: str(image.updated_at), reverse=True)
 
