@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final
@@ -13,8 +15,8 @@ from cdimage.layout.content import ingest_path
 from cdimage.layout.entry import BASE
 from cdimage.layout.folder import Folder
 from cdimage.layout.leases import held_by_leases
-from cdimage.layout.lock import is_locked
 
+_UNNEEDED: Final = "unneeded-"
 _DOCUMENTS: Final = MediaType.INDEXES | MediaType.MANIFESTS
 
 
@@ -60,16 +62,29 @@ def _children(folder: Folder, digest: Digest, media_type: object) -> list[dict[s
     return []
 
 
-def collect(folder: Folder, candidates: set[Digest]) -> None:
-    """Remove those blobs, begun ones too, that no entry and no lease refers to.
+def note_unneeded(folder: Folder, digests: Iterable[Digest]) -> None:
+    """Write down blobs that may be needed no more, before what needs them is taken away.
+
+    Whoever is killed in between leaves the note to the next who collects. The layout's lock must
+    be held.
+    """
+    data = json.dumps(sorted(map(str, digests))).encode()
+    folder.replace(folder.ingest / f"{_UNNEEDED}{secrets.token_hex(8)}", data)
+
+
+def collect(folder: Folder) -> None:
+    """Remove the blobs, begun ones too, that are noted and that no entry and no lease refers to.
 
     The layout's lock must be held. Others, that another tool has put here, are left alone.
     """
-    if not candidates:
+    folder.remove_halves()
+    notes = sorted(folder.ingest.glob(f"{_UNNEEDED}*"))
+    if not notes:
         return
+    candidates = {Digest.parse(text) for note in notes for text in json.loads(note.read_bytes())}
     kept = reachable(folder, folder.read_index()) | held_by_leases(folder)
     for digest in candidates - kept:
         folder.blob(digest).unlink(missing_ok=True)
-        begun = ingest_path(folder, digest)
-        if not is_locked(begun):
-            begun.unlink(missing_ok=True)
+        ingest_path(folder, digest).unlink(missing_ok=True)
+    for note in notes:
+        note.unlink(missing_ok=True)

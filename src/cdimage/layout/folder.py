@@ -26,6 +26,7 @@ from cdimage.image import DOCUMENT_LIMIT, Index, dump_json, parse_json
 from cdimage.layout.lock import locked
 
 _VERSION: Final = "1.0.0"
+_HALF: Final = ".half"
 _CHUNK: Final = 1 << 20
 _SAFE: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _READ: Final = os.O_RDONLY | _SAFE | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
@@ -53,7 +54,7 @@ class Folder:
         """Where a blob is, or would be."""
         return self.path / "blobs" / digest.algorithm / digest.hex
 
-    def create(self) -> None:
+    async def create(self) -> None:
         """Make what is missing of the layout. Idempotent.
 
         Raises:
@@ -66,7 +67,8 @@ class Folder:
         self.ingest.mkdir(exist_ok=True)
         marker = self.path / "oci-layout"
         if not marker.exists():
-            self._replace(marker, dump_json({"imageLayoutVersion": _VERSION}))
+            async with self.lock():
+                self.replace(marker, dump_json({"imageLayoutVersion": _VERSION}))
 
     def check_there(self) -> None:
         """Refuse a layout that does not exist.
@@ -124,7 +126,7 @@ class Folder:
         data = json.dumps(value, indent=1, ensure_ascii=False).encode()
         if len(data) > DOCUMENT_LIMIT:
             raise InvalidImageError(f"{self} holds too many images: untag some, or use another")
-        self._replace(self.path / "index.json", data)
+        self.replace(self.path / "index.json", data)
 
     def open_blob(self, digest: Digest) -> BinaryIO:
         """Open a blob; the caller closes it.
@@ -182,9 +184,12 @@ class Folder:
             raise self._broken(f"{path.name} is larger than {limit >> 10} KiB")
         return data
 
-    def _replace(self, path: Path, data: bytes) -> None:
-        """Write a file that a reader sees whole, before or after; also over a crash."""
-        half = self.ingest / f"{path.name}-{secrets.token_hex(4)}"
+    def replace(self, path: Path, data: bytes) -> None:
+        """Write a file that a reader sees whole, before or after; also over a crash.
+
+        The lock must be held.
+        """
+        half = self.ingest / f"{path.name}-{secrets.token_hex(4)}{_HALF}"
         try:
             with half.open("xb") as file:
                 file.write(data)
@@ -195,6 +200,11 @@ class Folder:
             with suppress(FileNotFoundError):
                 half.unlink()
             raise
+
+    def remove_halves(self) -> None:
+        """Remove what those left who were killed while replacing. The lock must be held."""
+        for half in self.ingest.glob(f"*{_HALF}"):
+            half.unlink(missing_ok=True)
 
     def _broken(self, why: str) -> InvalidImageError:
         return InvalidImageError(f"{self} cannot be used as an image layout: {why}")

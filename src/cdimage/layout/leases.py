@@ -54,8 +54,10 @@ class Lease:
             self.path.unlink(missing_ok=True)
 
 
-def end_dead(folder: Folder, seconds: float, user_digest: Digest | None = None) -> set[Digest]:
-    """End the leases whose process and whose time is over; what they held.
+def dead_leases(
+    folder: Folder, seconds: float, user_digest: Digest | None = None
+) -> dict[Path, list[Digest]]:
+    """The leases whose process and whose time is over, and what they held.
 
     The layout's lock must be held.
 
@@ -64,15 +66,14 @@ def end_dead(folder: Folder, seconds: float, user_digest: Digest | None = None) 
         seconds: How long a lease holds without its process.
         user_digest: An image that is complete now: for it there is nothing to be kept.
     """
-    held: set[Digest] = set()
+    dead: dict[Path, list[Digest]] = {}
     for path in _leases(folder):
         digests = _read(path)
         is_over = time.time() - path.stat().st_mtime >= seconds
         is_done = user_digest is not None and digests[:1] == [user_digest]
         if (is_over or is_done) and not is_locked(path):
-            path.unlink(missing_ok=True)
-            held.update(digests)
-    return held
+            dead[path] = digests
+    return dead
 
 
 def held_by_leases(folder: Folder) -> set[Digest]:

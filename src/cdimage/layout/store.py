@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from cdimage.descriptor import Digest, Platform
 from cdimage.errors import CdimageError, UnavailableError
-from cdimage.layout.collect import collect, members, reachable
+from cdimage.layout.collect import collect, members, note_unneeded, reachable
 from cdimage.layout.content import LayoutContent
 from cdimage.layout.entry import index_entry, read_entry, user_digest_of
 from cdimage.layout.folder import Folder
-from cdimage.layout.leases import Lease, end_dead
+from cdimage.layout.leases import Lease, dead_leases
 from cdimage.layout.source import LayoutSource
 from cdimage.pause import PauseBinaries
 from cdimage.preparation import Preparation
@@ -110,7 +110,7 @@ class LayoutStore(PreparedStore):
         digest = Digest.parse(user_digest)
         if not self._folder.path.is_dir():
             return
-        self._folder.create()
+        await self._folder.create()
         async with self._folder.lock():
             self._register(digest, [])
 
@@ -125,7 +125,7 @@ class LayoutStore(PreparedStore):
         Cancelled or killed, it leaves a lease behind, which holds what arrived for the next call.
         """
         folder, tracker = self._folder, Tracker(order.progress)
-        folder.create()
+        await folder.create()
         digests = preparation.digests
         async with folder.lock():
             lease = await Lease.take(folder, preparation.user_digest, digests)
@@ -143,8 +143,9 @@ class LayoutStore(PreparedStore):
             raise
         except CdimageError:
             async with folder.lock():
+                note_unneeded(folder, digests)
                 lease.end()
-                collect(folder, digests)
+                collect(folder)
             raise
         tracker.finish()
 
@@ -153,12 +154,15 @@ class LayoutStore(PreparedStore):
         folder = self._folder
         all_entries = folder.read_index()
         gone = [entry for entry in all_entries if user_digest_of(entry) == digest]
-        candidates = reachable(folder, gone)
+        dead = dead_leases(folder, self._lease_seconds, digest if entries else None)
+        if gone or dead:
+            note_unneeded(folder, reachable(folder, gone).union(*dead.values()))
         if gone or entries:
             kept = [entry for entry in all_entries if entry not in gone]
             folder.write_index([*kept, *entries])
-        ended = end_dead(folder, self._lease_seconds, digest if entries else None)
-        collect(folder, candidates | ended)
+        for lease in dead:
+            lease.unlink(missing_ok=True)
+        collect(folder)
 
     async def find_image(self, digest: Digest) -> PreparedImage | None:
         """The prepared image of that user digest; None when there is none."""
