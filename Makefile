@@ -10,7 +10,6 @@ setup:  ## make .venv with the locked requirements
 	@scripts/setup.sh
 
 run: setup  ## show the whole job on a containerd of its own; IMAGE=name@digest for another image
-	@python3 scripts/fetch_tools.py --for run
 	@$(PYTHON) -m scripts.demo $(IMAGE)
 
 test: setup  ## all checks and tests, on real daemons

@@ -29,7 +29,17 @@ ROOT = Path(__file__).resolve().parent.parent
 RUN = ("containerd", "runc", "docker-registry", "busybox-static")
 # Wine finds its libraries beside itself only, so they come along even where the system has them.
 WINE = ("wine64", "libwine", "libz-mingw-w64")
-TEST = (*RUN, "skopeo", "umoci", "podman", "conmon", "debootstrap", "qemu-user-static", "zstd", *WINE)
+TEST = (
+    *RUN,
+    "skopeo",
+    "umoci",
+    "podman",
+    "conmon",
+    "debootstrap",
+    "qemu-user-static",
+    "zstd",
+    *WINE,
+)
 PURPOSES = {"run": RUN, "test": TEST, "matrix": TEST}
 
 # What has containerd 1.7 and 2.1. Their programs are content with Debian 12's libc.

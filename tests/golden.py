@@ -38,6 +38,11 @@ BASES: dict[str, dict[str, Any]] = {
         "extra": {"moby.buildkit.buildinfo.v1": "x", "big": 12345678901234567890123},
     },
     "arm64": {"config": {"Entrypoint": ["/app"]}, "architecture": "arm64", "variant": "v8"},
+    "windows": {
+        "config": {"Cmd": ["c:\\windows\\system32\\cmd.exe"], "User": "ContainerUser"},
+        "os": "windows",
+        "extra": {"os.version": "10.0.20348.2700"},
+    },
 }
 
 
@@ -56,7 +61,7 @@ def base(name: str) -> tuple[Manifest, Config, list[bytes]]:
         "created": "2026-01-01T00:00:00Z",
         "architecture": value.get("architecture", "amd64"),
         **({"variant": value["variant"]} if "variant" in value else {}),
-        "os": "linux",
+        "os": value.get("os", "linux"),
         "config": value["config"],
         "rootfs": {"type": "layers", "diff_ids": diff_ids},
         "history": value.get("history", [{"created_by": "base"} for _ in layers]),

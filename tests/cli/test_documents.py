@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from tests.cli.program import cdimage, environment
+from tests.daemons import Registry
 from tests.images import Pushed, Pusher, busybox_tar, image_of, layer_of
+from tests.layouts import blobs_of, layout_files, write_archive
 from tests.node import Node
 from tests.tools import ROOT
 
@@ -47,20 +49,29 @@ def test_the_python_example_runs(node: Node, busybox: Pushed) -> None:
     assert node.is_empty()
 
 
-def test_the_shell_examples_run(node: Node, busybox: Pushed, tmp_path: Path) -> None:
+def test_the_shell_examples_run(
+    node: Node, registry: Registry, busybox: Pushed, tmp_path: Path
+) -> None:
     (example,) = blocks("console")
     lines = [line.removeprefix("$ ").partition(" #")[0].strip() for line in example.splitlines()]
     commands = [line.split() for line in lines if line.startswith("cdimage ")]
-    assert len(commands) == 7
+    assert len(commands) == 11
     (tmp_path / "images.txt").write_text(f"{busybox.reference}\n")
+    image = image_of([layer_of(busybox_tar())])
+    files = layout_files([("x", image.manifest)], blobs_of(image)[1:])
+    write_archive(tmp_path / "image.tar", files)
     for command in commands:
         real = [
             word.replace("ghcr.io/org/app:1.2", busybox.reference)
             .replace("sha256:…", busybox.digest)
             .replace("images.txt", str(tmp_path / "images.txt"))
+            .replace("image.tar", str(tmp_path / "image.tar"))
+            .replace("box.tar", str(tmp_path / "box.tar"))
+            .replace("registry.example/prepared", f"{registry.host}/documents")
             for word in command[1:]
         ]
         assert cdimage(node, *real).code == 0, real
+    cdimage(node, "untag", image.digest)
     assert node.is_empty()
 
 
@@ -89,12 +100,44 @@ async def test_the_examples_for_registries_run(
     ]  # fmt: skip
 
 
+async def test_the_examples_for_stores_run(
+    registry: Registry, busybox: Pushed, tmp_path: Path
+) -> None:
+    text = (ROOT / "docs" / "stores.md").read_text()
+    names = {
+        "cdimage": library,
+        "folder": tmp_path,
+        "prefix": f"{registry.host}/examples",
+        "reference": busybox.reference,
+        "digest": busybox.digest,
+    }
+    program = "".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    compiled = compile(program, "stores.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    await eval(compiled, names)
+    for store in (library.LayoutStore(tmp_path), library.LayoutStore(tmp_path / "worker")):
+        assert await store.get_existing_images() == [busybox.digest]
+
+
 def test_the_two_commands_are_targets_of_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert blocks("sh") == ["make run\n", "make test\n"]
     assert re.search(r"^run:", makefile, re.MULTILINE)
     assert re.search(r"^test:", makefile, re.MULTILINE)
     assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_first_command_shows_the_whole_job_without_root_too() -> None:
+    program = (
+        "import os, sys; os.geteuid = lambda: 1000; sys.argv[1:] = []\n"
+        "from scripts.demo import main; sys.exit(main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
+    for step in ("a directory takes its place", "cdimage pull", "cdimage verify", "ok  ",
+                 "cdimage export", "untagged", "0 blobs are left"):  # fmt: skip
+        assert step in done.stdout
 
 
 def exit_codes() -> set[int]:
