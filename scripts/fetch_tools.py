@@ -44,6 +44,8 @@ PURPOSES = {"run": RUN, "test": TEST, "matrix": TEST}
 
 # What has containerd 1.7 and 2.1. Their programs are content with Debian 12's libc.
 NEWER_SUITES = ("trixie", "forky")
+# Their Pythons are not: they come with a libc of their own.
+NEWER_PYTHONS = {"trixie": "3.13", "forky": "3.14"}
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 # Of what those depend on, only this is needed when the programs are started by hand: libraries,
@@ -68,7 +70,7 @@ class AptError(Exception):
 
 @dataclass(frozen=True)
 class Suite:
-    """A Debian release: its code name, and what makes apt answer for it.
+    """A Debian release: its code name, what makes apt answer for it, and what of it is kept apart.
 
     The system's own suite needs no mirror. Another one has lists, cache and sources of its own, so
     that the system's apt never hears of it; signatures are checked with Debian's own keys.
@@ -76,11 +78,12 @@ class Suite:
 
     codename: str
     mirror: str = ""
+    kind: str = ""
 
     @property
     def folder(self) -> Path:
-        """Where the programs of this suite are unpacked."""
-        return ROOT / ".tools" / self.codename
+        """Where the programs of this suite, or those of a kind, are unpacked."""
+        return ROOT / ".tools" / f"{self.codename}{self.kind}"
 
     @property
     def stamp(self) -> Path:
@@ -130,6 +133,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             ready += [Suite(codename, _mirror(suite)) for codename in NEWER_SUITES]
             for newer in ready[1:]:
                 fetch(newer, ["containerd"])
+            for codename, version in NEWER_PYTHONS.items():
+                python = Suite(codename, _mirror(suite), "-python")
+                parts = ("python{}-minimal", "libpython{}-minimal", "libpython{}-stdlib")
+                fetch(python, [*(part.format(version) for part in parts), "libc6"])
+                ready.append(python)
     except FetchError as error:
         print(f"fetch_tools: {error}", file=sys.stderr)
         return 1

@@ -1,13 +1,14 @@
 """Golden vectors: bases made of fixed bytes, and the digests that preparing them must give.
 
-``python -m tests.golden`` writes ``tests/golden.json`` anew. Whoever has to, raises the number in
-`cdimage.prepare.recipe` as well. `tests/integration/test_golden.py` has umoci and skopeo read the
-same images.
+``python -m tests.golden`` writes ``tests/golden.json`` anew; with ``--check`` it compares, under
+any Python. Whoever has to write it raises the number in `cdimage.prepare.recipe` as well.
+`tests/integration/test_golden.py` has umoci and skopeo read the same images.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -106,5 +107,15 @@ def _entry(descriptor: Descriptor) -> dict[str, Any]:
     }
 
 
+def main() -> int:
+    """Write the vectors, or compare with them; the exit status."""
+    found = json.dumps({name: digests(name) for name in BASES}, indent=2) + "\n"
+    if "--check" not in sys.argv:
+        FILE.write_text(found)
+        return 0
+    print(f"Python {sys.version.split()[0]}")
+    return 0 if FILE.read_text() == found else 1
+
+
 if __name__ == "__main__":
-    FILE.write_text(json.dumps({name: digests(name) for name in BASES}, indent=2) + "\n")
+    sys.exit(main())

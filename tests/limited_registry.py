@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,12 +21,14 @@ class LimitedRegistry:
         upstream: The real registry's host.
         cannot: Of ``mount``, ``list``, ``delete``, ``delete tags``.
         host: Its own, when it serves.
+        failing: Statuses to answer with, by the beginning of the request, how often.
         received: How many bytes came in the bodies of requests.
         sent: How many bytes went out in those of answers.
     """
 
     upstream: str
     cannot: frozenset[str] = frozenset()
+    failing: dict[str, list[int]] = field(default_factory=dict)
     host: str = ""
     received: int = 0
     sent: int = 0
@@ -42,12 +45,17 @@ class LimitedRegistry:
         await site.start()
         host, port = runner.addresses[0]
         self.host = f"{host}:{port}"
-        async with aiohttp.ClientSession(auto_decompress=False) as self._session:
-            yield self
-        await runner.cleanup()
+        try:
+            async with aiohttp.ClientSession(auto_decompress=False) as self._session:
+                yield self
+        finally:
+            await runner.cleanup()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(f"{request.method} {request.path}")
+        for what, statuses in self.failing.items():
+            if what in self.asked[-1] and statuses:
+                return web.Response(status=statuses.pop())
         query = request.query_string
         if "mount" in self.cannot and "mount" in request.query:
             query = ""  # an upload like any other, as the specification has it
@@ -62,7 +70,7 @@ class LimitedRegistry:
         url = f"http://{self.upstream}{request.path}{'?' if query else ''}{query}"
         headers = {k: v for k, v in request.headers.items() if k.lower() not in _HOP_BY_HOP}
         async with self._session.request(
-            request.method, url, data=body, headers=headers, allow_redirects=False
+            request.method, url, data=io.BytesIO(body), headers=headers, allow_redirects=False
         ) as answer:
             data = await answer.read()
             self.sent += len(data)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from cdimage.descriptor import Descriptor
 from cdimage.errors import UnavailableError
@@ -15,6 +17,7 @@ from cdimage.reference import Reference
 from cdimage.store import Source
 
 _logger = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,21 @@ class Retry:
     patience_seconds: float = 60.0
 
 
+async def persistently(policy: Retry, work: Callable[[], Awaitable[_Result]]) -> _Result:
+    """Do something again when the other side is unavailable for a while.
+
+    Args:
+        policy: How often, and how soon.
+        work: What is as good when it is done twice.
+    """
+    attempts = _Attempts(policy)
+    while True:
+        try:
+            return await work()
+        except UnavailableError as error:
+            await attempts.wait(error)
+
+
 class PersistentSource:
     """A `Source` that asks another one again when it is unavailable for a while.
 
@@ -57,12 +75,7 @@ class PersistentSource:
 
     async def resolve(self, reference: Reference) -> Descriptor:
         """Find the manifest or index that the reference names."""
-        attempts = _Attempts(self._policy)
-        while True:
-            try:
-                return await self._source.resolve(reference)
-            except UnavailableError as error:
-                await attempts.wait(error)
+        return await persistently(self._policy, partial(self._source.resolve, reference))
 
     @asynccontextmanager
     async def fetch(

@@ -191,6 +191,56 @@ async def test_a_registry_that_does_not_delete_says_so_and_loses_nothing(
         await check_verified(store, image.digest)
 
 
+SOON = cdimage.Retry(first_seconds=0.01)
+
+
+@pytest.mark.parametrize("what", ["HEAD /", "POST /", "PUT /v2/prepared/x/manifests", "DELETE /"])
+@pytest.mark.parametrize("status", [503, 429])
+async def test_a_registry_that_is_busy_is_asked_again(
+    what: str, status: int, registry: Registry, image: Pushed
+) -> None:
+    limited = LimitedRegistry(registry.host, failing={what: [status] * 3})
+    async with limited.serving(), cdimage.Registry() as client:
+        store = cdimage.RegistryStore(f"{limited.host}/prepared/x", client, retry=SOON)
+        await store.pull_image(image.reference, image.digest)
+        await check_verified(store, image.digest)
+        await store.untag_image(image.digest)
+        assert limited.failing == {what: []}
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "error"),
+    [
+        ("POST /", 503, cdimage.UnavailableError),
+        ("PATCH /", 500, cdimage.UnavailableError),
+        ("PUT /v2/prepared/y/blobs", 502, cdimage.UnavailableError),
+        ("PUT /v2/prepared/y/blobs", 400, cdimage.DigestMismatchError),
+        ("PUT /v2/prepared/y/manifests", 413, cdimage.BackendError),
+        ("POST /", 403, cdimage.PermissionDeniedError),
+        ("HEAD /", 418, cdimage.BackendError),
+    ],
+)
+async def test_a_registry_that_fails_leaves_no_name_and_the_next_pull_succeeds(
+    what: str, status: int, error: type[cdimage.CdimageError], registry: Registry, pusher: Pusher,
+    new_repository: Callable[[], str],
+) -> None:  # fmt: skip
+    large = image_of([layer_of(tar_of({"f": os.urandom(17 * MB)}), "none")])
+    image = pusher.push(large, new_repository())
+    limited = LimitedRegistry(registry.host, failing={what: [status] * 50})
+    async with limited.serving(), cdimage.Registry() as client:
+        store = cdimage.RegistryStore(
+            f"{limited.host}/prepared/y", client, retry=cdimage.Retry(2, 0.01)
+        )
+        with pytest.raises(error) as caught:
+            await store.pull_image(image.reference, image.digest)
+        assert "cannot be read" not in str(caught.value)
+        limited.failing.clear()
+        assert await store.get_existing_images() == []
+        await store.pull_image(image.reference, image.digest)
+        await check_verified(store, image.digest)
+        await store.untag_image(image.digest)
+
+
 async def test_an_image_of_another_registry_is_copied(image: Pushed, prefix: str) -> None:
     with Registry() as other:
         async with cdimage.Registry() as client:

@@ -17,6 +17,7 @@ from cdimage.image import Index, Manifest
 from cdimage.registry.endpoint import wire_url
 from cdimage.registry.failure import checked
 from cdimage.registry.repository import Repository
+from cdimage.retry import Retry, persistently
 from cdimage.verify import check_size, size_mismatch
 
 if TYPE_CHECKING:
@@ -29,13 +30,17 @@ _BYTES: Final = {"Content-Type": "application/octet-stream"}
 class RegistryContent:
     """A `cdimage.store.ContentStore` over a repository of a registry.
 
+    What is as good when it is asked twice is asked again while the registry is busy.
+
     Args:
         repository: Where to.
+        retry: How patient to be.
         mount_from: A repository of the same registry that blobs may be mounted from.
     """
 
-    def __init__(self, repository: Repository, mount_from: str | None = None) -> None:
+    def __init__(self, repository: Repository, retry: Retry, mount_from: str | None = None) -> None:
         self._repository = repository
+        self._retry = retry
         self._mount_from = mount_from
 
     async def exists(self, descriptor: Descriptor) -> bool:
@@ -126,10 +131,16 @@ class RegistryContent:
     ) -> aiohttp.ClientResponse:
         """The answer, whose body nobody needs."""
         what = self._repository.name
-        with _writing():
+
+        async def ask() -> aiohttp.ClientResponse:
             response = await self._repository.request(method, path, what, headers, body)
             async with await checked(response, what, success):
                 return response
+
+        # The bytes of an upload may have been taken before the connection broke.
+        is_upload = method == "PATCH" or (method == "PUT" and "manifests/" not in path)
+        with _writing():
+            return await (ask() if is_upload else persistently(self._retry, ask))
 
 
 class RegistryWriter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import ssl
@@ -123,7 +124,7 @@ class Connections:
                 method,
                 URL(url, encoded=True),  # a signature holds for the very bytes
                 headers=request.headers,
-                data=body,
+                data=io.BytesIO(body) if isinstance(body, bytes) else body,
                 allow_redirects=False,
                 proxy=proxy,
                 proxy_headers=proxy_headers,

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -50,7 +51,7 @@ from cdimage.registry.prepared import (
 )
 from cdimage.registry.repository import Repository
 from cdimage.resolve import parse_document
-from cdimage.retry import PersistentSource, Retry
+from cdimage.retry import PersistentSource, Retry, persistently
 from cdimage.store import PreparedImage, Source
 
 _PAGE: Final = 1000
@@ -158,7 +159,7 @@ class RegistryStore(PreparedStore):
             UnavailableError: It cannot be reached.
         """
         digest = Digest.parse(user_digest)
-        content = RegistryContent(self._repository)
+        content = RegistryContent(self._repository, self._retry)
         unused: set[Digest] = set()
         with suppress(NotFoundError):
             unused |= await self._named(tag_of(digest))
@@ -245,7 +246,9 @@ class RegistryStore(PreparedStore):
             )
         named, tracker = order.named, Tracker(order.progress)
         is_near = not named.transport and named.registry == self._reference.registry
-        content = RegistryContent(self._repository, named.repository if is_near else None)
+        content = RegistryContent(
+            self._repository, self._retry, named.repository if is_near else None
+        )
         blobs = [it for it in preparation.documents if isinstance(it, Config)]
         await store_blobs(
             content,
@@ -317,7 +320,8 @@ class RegistryStore(PreparedStore):
         path, found = f"tags/list?n={_PAGE}", list[str]()
         while path:
             what = f"the list of tags of {self.name}"
-            response = await self._repository.request("GET", path, what)
+            ask = partial(self._repository.request, "GET", path, what)
+            response = await persistently(self._retry, ask)
             if response.status == 404:
                 response.release()
                 return found
