@@ -41,6 +41,7 @@ fuzz: setup  ## look for new counter-examples, for some minutes
 bench: setup  ## measure what preparing costs, against containerd's own client
 	@python3 scripts/fetch_tools.py --for test
 	@$(PYTHON) -m bench.prepare
+	@$(PYTHON) -m bench.registry
 
 lock: setup  ## resolve the requirements again
 	@.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \

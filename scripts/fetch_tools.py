@@ -35,6 +35,7 @@ TEST = (
     "umoci",
     "podman",
     "conmon",
+    "libfaketime",
     "debootstrap",
     "qemu-user-static",
     "zstd",

@@ -5,6 +5,7 @@ They fail where a daemon cannot be started; no test is skipped.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,6 +18,7 @@ import cdimage
 from tests.daemons import Containerd, Registry
 from tests.images import Pusher
 from tests.node import Node
+from tests.stores import check_verified
 from tests.tools import CONTAINERD_SUITE, SUITE
 
 # The same examples in every run, at their own pace; `make fuzz` looks for new ones.
@@ -70,7 +72,18 @@ def node(containerd: Containerd, pytestconfig: pytest.Config) -> Iterator[Node]:
     node = Node(containerd, f"test-{secrets.token_hex(6)}", snapshotter)
     node.create()
     yield node
-    node.clear()
+    try:
+        asyncio.run(check_all_verified(node))
+    finally:
+        node.clear()
+
+
+async def check_all_verified(node: Node) -> None:
+    """Whatever a test has done, what is prepared at its end is right to the byte."""
+    async with cdimage.connect(node.address, node.namespace) as client:
+        store = cdimage.Store(client)
+        for digest in await store.get_existing_images():
+            await check_verified(store, digest)
 
 
 @pytest.fixture

@@ -96,6 +96,27 @@ def test_all_platforms_are_prepared_at_once(
     assert (said.code, "name no other" in said.error) == (2, True)
 
 
+def test_an_alias_is_the_users_own_manifest(busybox: Pushed, tmp_path: Path) -> None:
+    store = ["--store", f"oci:{tmp_path}", "--format", "json"]
+    said = cdimage(None, "pull", busybox.reference, "--inject", "alias", *store)
+    assert json.loads(said.out)["manifest"]["digest"] == busybox.digest
+    assert cdimage(None, "verify", *store).code == 0
+
+
+def test_a_worker_looks_where_the_fleet_has_prepared(
+    busybox: Pushed, registry: Registry, tmp_path: Path
+) -> None:
+    fleet = f"{registry.host}/fleet"
+    assert cdimage(None, "pull", busybox.reference, "--store", f"registry:{fleet}").code == 0
+    before = len(registry.requests())
+    store = ["--store", f"oci:{tmp_path}", "--prepared-registry", fleet]
+    said = cdimage(None, "pull", busybox.reference, "--digest", busybox.digest, *store)
+    assert said.code == 0
+    asked = registry.requests()[before:]
+    assert asked
+    assert all("/v2/fleet/" in request.path for request in asked)
+
+
 def test_an_archive_needs_no_network(busybox: Pushed, tmp_path: Path) -> None:
     image = image_of([layer_of(busybox_tar())])
     files = layout_files([("x", image.manifest)], blobs_of(image)[1:])

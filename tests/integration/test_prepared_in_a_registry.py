@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import secrets
@@ -13,17 +12,8 @@ from pathlib import Path
 import pytest
 import trustme
 from tests.daemons import Registry
-from tests.images import (
-    OCI_LAYER,
-    Blob,
-    Image,
-    Layer,
-    Pushed,
-    Pusher,
-    image_of,
-    layer_of,
-    tar_of,
-)
+from tests.holes import hole
+from tests.images import Image, Pushed, Pusher, image_of, layer_of, tar_of
 from tests.limited_registry import LimitedRegistry
 from tests.node import Node
 from tests.stores import check_verified
@@ -57,38 +47,11 @@ async def client_of_registries() -> AsyncIterator[cdimage.Registry]:
         yield registry
 
 
-def add_hole(registry: Registry, repository: str, size: int) -> Layer:
-    """A layer of zeros, put into the registry's storage without being sent."""
-    digest = hashlib.sha256()
-    for _ in range(size // MB):
-        digest.update(bytes(MB))
-    name = f"sha256:{digest.hexdigest()}"
-    path = registry.blob_path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.truncate(size)
-    root = registry.storage / "docker/registry/v2/repositories" / repository
-    link = root / "_layers" / "sha256" / name[7:] / "link"
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.write_text(name)
-
-    class Hole(Blob):
-        @property
-        def digest(self) -> str:
-            return name
-
-        @property
-        def descriptor(self) -> dict[str, object]:
-            return {"mediaType": self.media_type, "digest": name, "size": size}
-
-    return Layer(Hole(OCI_LAYER, b""), name)
-
-
 async def test_of_an_image_of_2_gb_less_than_a_megabyte_moves(
     registry: Registry, pusher: Pusher, new_repository: Callable[[], str]
 ) -> None:
     repository = new_repository()
-    image = image_of([add_hole(registry, repository, 2048 * MB)])
+    image = image_of([hole(registry, repository, 2048 * MB)])
     pusher.push_blob(repository, image.config.data)
     pushed = pusher.push_manifest(repository, "latest", image.manifest)
     before = len(registry.requests())

@@ -111,3 +111,23 @@ def test_version_and_features_count_only_where_they_are_asked_for() -> None:
 )
 def test_layers_are_told_from_other_blobs(media_type: str, is_layer: bool) -> None:
     assert MediaType.is_layer(media_type) is is_layer
+
+
+@given(
+    st.builds(
+        Platform,
+        st.sampled_from(["linux", "windows"]),
+        st.sampled_from(["amd64", "arm64", "arm"]),
+        st.sampled_from(["", "v7"]),
+        st.from_regex(r"[A-Za-z0-9_.-]*", fullmatch=True),
+        st.lists(st.from_regex(r"[a-z0-9]+", fullmatch=True), max_size=2).map(tuple),
+    )
+)
+def test_a_platform_is_read_as_it_is_written(platform: Platform) -> None:
+    assert Platform.parse(str(platform)) == platform
+
+
+@given(st.text(), st.lists(st.text()))
+def test_a_version_that_cannot_be_written_is_left_out(version: str, features: list[str]) -> None:
+    platform = Platform("windows", "amd64", "", version, tuple(features))
+    assert Platform.parse(str(platform)).os == "windows"

@@ -17,9 +17,9 @@ from tests.documents import (
 
 from cdimage.descriptor import Digest, MediaType, Platform
 from cdimage.errors import CdimageError, InvalidImageError, UnsupportedPlatformError
-from cdimage.image import Config, Manifest
+from cdimage.image import Config, Index, Manifest
 from cdimage.pause import PauseProgram
-from cdimage.prepare import LAYER_LIMIT, RECORD, original, prepare, recipe
+from cdimage.prepare import LAYER_LIMIT, RECORD, original, prepare, prepare_index, recipe
 
 PAUSE_PATH = "/.hpcc/pause"
 
@@ -254,3 +254,43 @@ def test_whatever_an_image_holds_it_is_prepared_or_refused(
         Manifest.parse(prepared.manifest.data, prepared.manifest.media_type)
         Config.parse(prepared.config.data, prepared.config.media_type)
         original(prepared.config)
+
+
+@pytest.mark.parametrize("docker", [False, True])
+def test_an_index_stays_itself_around_what_is_prepared(docker: bool) -> None:
+    kind = MediaType.DOCKER_INDEX if docker else MediaType.OCI_INDEX
+    images = [make_image(number, docker=docker) for number in (1, 2)]
+    entries = [
+        {
+            "mediaType": manifest.media_type,
+            "digest": str(manifest.digest),
+            "size": len(manifest.data),
+            "data": base64.b64encode(manifest.data).decode(),
+            "platform": {"os": "linux", "architecture": "amd64", "variant": f"v{number}"},
+            "annotations": {"a": str(number)},
+            "x-unknown": number,
+        }
+        for number, (manifest, _) in enumerate(images)
+    ]
+    value = {
+        "schemaVersion": 2, "mediaType": kind, "manifests": entries, "x-more": [None],
+        "annotations": {"b": "c"}, "subject": entries[0],
+    }  # fmt: skip
+    index = Index.parse(json.dumps(value).encode(), kind)
+    prepared = [prepare(manifest, config, PAUSE) for manifest, config in images]
+    made = prepare_index(index, list(zip(index.entries, prepared, strict=True)))
+    found = Index.parse(made.data, kind).json
+    wanted = [
+        {
+            **{key: item for key, item in entry.items() if key != "data"},
+            "digest": str(one.manifest.digest),
+            "size": len(one.manifest.data),
+        }
+        for entry, one in zip(entries, prepared, strict=True)
+    ]
+    base = {} if docker else {"org.opencontainers.image.base.digest": str(index.digest)}
+    assert found == {
+        "schemaVersion": 2, "mediaType": kind, "manifests": wanted, "x-more": [None],
+        "annotations": {"b": "c", **base},
+    }  # fmt: skip
+    assert [*found] == ["schemaVersion", "mediaType", "manifests", "x-more", "annotations"]

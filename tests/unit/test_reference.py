@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from cdimage.descriptor import Digest
 from cdimage.errors import InvalidReferenceError
-from cdimage.reference import Reference, prepared_image_name
+from cdimage.reference import TRANSPORTS, Reference, prepared_image_name
 
 HEX = "0123456789abcdef" * 4
 DIGEST = f"sha256:{HEX}"
@@ -92,3 +92,46 @@ def test_a_sha512_digest_gives_a_tag_of_the_greatest_length() -> None:
 def test_no_prepared_name_is_made_of_something_else_than_a_digest() -> None:
     with pytest.raises(InvalidReferenceError):
         prepared_image_name("")
+
+
+@pytest.mark.parametrize(
+    ("text", "transport", "path", "tag"),
+    [
+        ("oci:/a/b", "oci", "/a/b", None),
+        ("oci:dir:x", "oci", "dir", "x"),
+        ("oci-archive:a.tar:v1.0", "oci-archive", "a.tar", "v1.0"),
+        ("docker-archive:a.tar:debian:12", "docker-archive", "a.tar", "debian:12"),
+        (
+            "containerd:docker.io/library/debian:12",
+            "containerd",
+            "docker.io/library/debian:12",
+            None,
+        ),
+        ("oci:C:\\images\\a:x", "oci", "C:\\images\\a", "x"),
+    ],
+)
+def test_images_in_no_registry_are_named_by_their_transport(
+    text: str, transport: str, path: str, tag: str | None
+) -> None:
+    for digest in ("", f"@sha256:{'a' * 64}"):
+        found = Reference.parse(text + digest)
+        assert (found.transport, found.repository, found.tag) == (transport, path, tag)
+        assert str(found) == text + digest
+        assert found.registry == ""
+        assert Reference.parse(str(found)) == found
+
+
+@pytest.mark.parametrize("text", ["oci:", "oci-archive::x", "oci:dir:", "containerd:", "oci:a\0b"])
+def test_a_transport_without_a_name_is_refused(text: str) -> None:
+    with pytest.raises(InvalidReferenceError):
+        Reference.parse(text)
+
+
+@given(st.text())
+def test_any_text_after_a_transport_is_parsed_or_refused(text: str) -> None:
+    for transport in TRANSPORTS:
+        try:
+            found = Reference.parse(f"{transport}:{text}")
+        except InvalidReferenceError:
+            continue
+        assert Reference.parse(str(found)) == found
