@@ -16,11 +16,11 @@ from cdimage.compression import sniff
 from cdimage.descriptor import Descriptor, Digest, MediaType, text_field, text_list
 from cdimage.errors import InvalidImageError, InvalidReferenceError, NotFoundError
 from cdimage.image import Config, dump_json
+from cdimage.named import choose_one
 from cdimage.reference import Reference
 
 _IMAGES: Final = 1000
 _PIECE: Final = 1 << 20
-_SHOWN: Final = 10
 _SUFFIX: Final = {"none": "", "gzip": ".gzip", "zstd": ".zstd"}
 
 
@@ -65,16 +65,8 @@ class DockerImages:
             for entry in self._entries
             if wanted is None or wanted in map(full_name, text_list(entry, "RepoTags"))
         ]
-        if not chosen:
-            raise NotFoundError(f"there is no image {reference.tag!r} in {archive}{self._has()}")
-        if len(chosen) > 1:
-            raise InvalidReferenceError(f"{archive} holds several images: name one{self._has()}")
-        return self._manifest(chosen[0])
-
-    def _has(self) -> str:
-        names = sorted({name for entry in self._entries for name in text_list(entry, "RepoTags")})
-        shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
-        return f"; it has {shown}" if names else ""
+        names = [name for entry in self._entries for name in text_list(entry, "RepoTags")]
+        return self._manifest(choose_one(chosen, reference.tag, archive, names))
 
     def _manifest(self, entry: dict[str, Any]) -> Descriptor:
         """Make the manifest of an image: its bytes follow from the image alone."""

@@ -8,19 +8,18 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 from cdimage.archive.docker import DockerImages, full_name
 from cdimage.archive.files import Files
 from cdimage.descriptor import Descriptor, Digest, MediaType
 from cdimage.errors import (
-    DigestMismatchError,
     InvalidImageError,
-    InvalidReferenceError,
     NotFoundError,
     PermissionDeniedError,
 )
-from cdimage.image import Index, document_type, parse_json
+from cdimage.image import Index, parse_json
+from cdimage.named import check_document, choose_named
 from cdimage.reference import Reference
 from cdimage.threads import to_end
 
@@ -160,38 +159,15 @@ class ArchiveSource:
         if reference.digest is not None:
             return self._document(files, reference.digest, "")
         index = Index.parse(files.read("index.json"), MediaType.OCI_INDEX)
-        found = {
-            descriptor.digest: descriptor
-            for entry, descriptor in zip(index.entries, index.manifests, strict=True)
-            if reference.tag is None or self._is_named(entry, reference.tag)
-        }
-        if not found:
-            raise NotFoundError(
-                f"there is no image {reference.tag or ''!r} in {self.name}{_has(index)}"
-            )
-        if len(found) > 1:
-            raise InvalidReferenceError(f"{self.name} holds several images: name one{_has(index)}")
-        (descriptor,) = found.values()
-        return self._document(files, descriptor.digest, descriptor.media_type)
-
-    def _is_named(self, entry: dict[str, Any], wanted: str) -> bool:
-        names = _names(entry)
-        return wanted in names or (self._is_docker and full_name(wanted) in map(full_name, names))
+        normal = full_name if self._is_docker else str
+        found = choose_named(index, reference.tag, self.name, normal)
+        return self._document(files, found.digest, found.media_type)
 
     def _document(self, files: Files, digest: Digest, media_type: str) -> Descriptor:
         data = files.read_blob(digest)
         if data is None:
             raise NotFoundError(f"{digest} is not in {self.name}")
-        if not digest.matches(data):
-            raise DigestMismatchError(
-                f"{self.name} holds other bytes under {digest}",
-                expected=str(digest),
-                actual=str(Digest.of(data, digest.algorithm)),
-            )
-        media_type = media_type or document_type(data)
-        if media_type not in MediaType.INDEXES | MediaType.MANIFESTS:
-            raise NotFoundError(f"{digest} in {self.name} is not an image")
-        return Descriptor(media_type, digest, len(data), data=data)
+        return check_document(data, digest, self.name, media_type)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -210,15 +186,3 @@ class ArchiveSource:
             ) from None
         except PermissionError:
             raise PermissionDeniedError(f"{self._path} cannot be read: you may not") from None
-
-
-def _names(entry: dict[str, Any]) -> list[str]:
-    notes = entry.get("annotations")
-    found = [notes.get(key) for key in _NAMES] if isinstance(notes, dict) else []
-    return [name for name in found if isinstance(name, str)]
-
-
-def _has(index: Index) -> str:
-    names = sorted({name for entry in index.entries for name in _names(entry)})
-    shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
-    return f"; it has {shown}" if names else ""

@@ -8,13 +8,12 @@ from typing import Any, Final
 
 from cdimage.descriptor import Descriptor, Digest
 from cdimage.errors import InvalidReferenceError
+from cdimage.named import IMAGE_NAME, REF_NAME
 from cdimage.notes import ALL_PLATFORMS, RECIPE, USER_DIGEST, notes_of, platforms_in
 from cdimage.preparation import Preparation
 from cdimage.reference import prepared_image_name
 from cdimage.store import PreparedImage
 
-REF_NAME: Final = "org.opencontainers.image.ref.name"
-IMAGE_NAME: Final = "io.containerd.image.name"
 BASE: Final = "hpcc.dev/base"
 """The annotation with the digests of the user's own documents."""
 
