@@ -22,6 +22,8 @@ class LimitedRegistry:
         cannot: Of ``mount``, ``list``, ``delete``, ``delete tags``.
         host: Its own, when it serves.
         failing: Statuses to answer with, by the beginning of the request, how often.
+        elsewhere: The host that uploads are sent to; "" for its own.
+        authorizations: What was shown to it.
         received: How many bytes came in the bodies of requests.
         sent: How many bytes went out in those of answers.
     """
@@ -29,6 +31,8 @@ class LimitedRegistry:
     upstream: str
     cannot: frozenset[str] = frozenset()
     failing: dict[str, list[int]] = field(default_factory=dict)
+    elsewhere: str = ""
+    authorizations: list[str] = field(default_factory=list)
     host: str = ""
     received: int = 0
     sent: int = 0
@@ -53,6 +57,7 @@ class LimitedRegistry:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(f"{request.method} {request.path}")
+        self.authorizations += request.headers.getall("Authorization", [])
         for what, statuses in self.failing.items():
             if what in self.asked[-1] and statuses:
                 return web.Response(status=statuses.pop())
@@ -76,7 +81,9 @@ class LimitedRegistry:
             self.sent += len(data)
             kept = {k: v for k, v in answer.headers.items() if k.lower() not in _HOP_BY_HOP}
             if "Location" in kept:
-                kept["Location"] = kept["Location"].replace(self.upstream, self.host)
+                kept["Location"] = kept["Location"].replace(
+                    self.upstream, self.elsewhere or self.host
+                )
             if request.method == "HEAD":
                 kept["Content-Length"] = answer.headers.get("Content-Length", "0")
             return web.Response(status=answer.status, body=data, headers=kept)

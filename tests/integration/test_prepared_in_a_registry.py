@@ -253,6 +253,26 @@ async def test_pushing_shows_the_credentials_that_it_is_given(
         assert any("push" in access["actions"] for given in scopes for access in given)
 
 
+async def test_credentials_stay_with_the_registry_though_it_sends_uploads_elsewhere(
+    token_server: TokenServer, image: Pushed, tmp_path: Path
+) -> None:
+    bundle = tmp_path / "ca.pem"
+    token_server.authority.cert_pem.write_to_path(bundle)
+    with Registry(tokens=(token_server.realm, bundle)) as daemon:
+        other = LimitedRegistry(daemon.host)
+        async with other.serving(), cdimage.Registry() as client:
+            near = LimitedRegistry(daemon.host, elsewhere=other.host)
+            async with near.serving():
+                store = cdimage.RegistryStore(
+                    f"{near.host}/prepared", client, credentials=ALICE, retry=SOON
+                )
+                with pytest.raises(cdimage.PermissionDeniedError):
+                    await store.pull_image(image.reference, image.digest)
+            assert near.authorizations
+            assert other.asked
+            assert other.authorizations == []
+
+
 def _claims(token: str) -> bytes:
     part = token.split(".")[1]
     return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))

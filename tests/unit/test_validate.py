@@ -214,3 +214,13 @@ async def test_an_index_that_differs_is_seen(tmp_path: Path) -> None:
 async def test_what_is_not_prepared_is_not_found() -> None:
     with pytest.raises(cdimage.NotFoundError):
         await cdimage.verify_image(MemoryStore(), IMAGE.digest)
+
+
+@pytest.mark.parametrize("what", ["config.Entrypoint", "config.Env", "hpcc.dev/prepared"])
+async def test_what_is_not_as_preparing_makes_it_is_not_copied(what: str, tmp_path: Path) -> None:
+    it = await patient(tmp_path)
+    await it.edit_config(CONFIG[what])
+    other = MemoryStore()
+    with pytest.raises(cdimage.InvalidImageError, match="is not what preparing makes of"):
+        await cdimage.copy_image(it.store, other, it.digest)
+    assert await other.get_existing_images() == []
