@@ -49,6 +49,7 @@ log: {{accesslog: {{disabled: false}}, level: warn}}
 storage:
   filesystem: {{rootdirectory: {storage}}}
   delete: {{enabled: true}}
+validation: {{manifests: {{urls: {{allow: ["https://"]}}}}}}
 http: {{addr: "{host}"{tls}}}
 {auth}
 """

@@ -294,8 +294,10 @@ class PreparedStore(ABC):
                 async with self._prepared_variants(self._prepared_registry) as prepared:
                     await self._prepare(order, prepared, by_digest, prepared)
                     return
-            except CdimageError as error:
+            except NotFoundError as error:
                 _logger.info("prepared here, because: %s", error)
+            except CdimageError as error:
+                _logger.warning("prepared here, because: %s", error)
         async with self._source(order.named, credentials) as source:
             await self._prepare(order, source, order.named, None)
 

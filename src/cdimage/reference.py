@@ -6,6 +6,7 @@ short forms that people type: ``debian`` is ``docker.io/library/debian``.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass, replace
 from typing import Final
@@ -16,7 +17,9 @@ from cdimage.errors import InvalidReferenceError
 _COMPONENT: Final = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
 _PATH: Final = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _LABEL: Final = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
-_HOST: Final = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[a-fA-F0-9:]+\])(?::[0-9]{{1,5}})?")
+_HOST: Final = re.compile(
+    rf"(?:{_LABEL}(?:\.{_LABEL})*|\[(?P<v6>[a-fA-F0-9:]+)\])(?::(?P<port>[0-9]{{1,5}}))?"
+)
 _TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _NAME_LIMIT: Final = 255
 _ENDS_IN_DIGEST: Final = re.compile(r"@sha(256|512):[^@/:]*$")
@@ -83,7 +86,7 @@ class Reference:
         if tag and not _TAG.fullmatch(tag):
             raise _invalid(text, f"{tag!r} is not a tag")
         registry, repository = _split(head)
-        if not _HOST.fullmatch(registry):
+        if not _is_host(registry):
             raise _invalid(text, f"{registry!r} is not a registry's host")
         if not _PATH.fullmatch(repository):
             raise _invalid(text, _why_not_a_path(repository))
@@ -111,6 +114,17 @@ class Reference:
         tag = f":{self.tag}" if self.tag else ""
         digest = f"@{self.digest}" if self.digest else ""
         return f"{self.name}{tag}{digest}"
+
+
+def _is_host(text: str) -> bool:
+    """Whether it is a name or an address, perhaps with a port."""
+    found = _HOST.fullmatch(text)
+    if found is None or int(found["port"] or 0) > 65535:
+        return False
+    try:
+        return not found["v6"] or bool(ipaddress.IPv6Address(found["v6"]))
+    except ValueError:
+        return False
 
 
 def _parse_transport(text: str, transport: str, rest: str) -> Reference:

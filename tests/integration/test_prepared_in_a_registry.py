@@ -13,7 +13,9 @@ import pytest
 import trustme
 from tests.daemons import Registry
 from tests.holes import hole
+from tests.image_kinds import KINDS
 from tests.images import Image, Pushed, Pusher, image_of, layer_of, tar_of
+from tests.layouts import layout_files, write_layout
 from tests.limited_registry import LimitedRegistry
 from tests.node import Node
 from tests.stores import check_verified
@@ -211,6 +213,26 @@ async def test_an_image_of_another_registry_is_copied(image: Pushed, prefix: str
             await store.pull_image(image.reference, image.digest)
             await check_verified(store, image.digest)
             assert all(other.blob_path(layer).is_file() for layer in image.layers)
+
+
+async def test_a_foreign_layer_stays_where_it_is(
+    registry: Registry, client_of_registries: cdimage.Registry, prefix: str, tmp_path: Path
+) -> None:
+    (kind,) = (kind for kind in KINDS if kind.name == "foreign layer")
+    made = kind.make()
+    (layer,) = json.loads(made.root.data)["layers"]
+    held = [blob for blob in made.blobs if blob.digest != layer["digest"]]
+    source = write_layout(tmp_path, layout_files(made.root, held))
+    store = cdimage.RegistryStore(prefix, client_of_registries)
+    await store.pull_image(f"oci:{source}", made.root.digest)
+    await check_verified(store, made.root.digest)
+    assert not registry.blob_path(layer["digest"]).exists()
+    await store.untag_image(made.root.digest)
+    limited = LimitedRegistry(registry.host, failing={"PUT /v2/x/manifests": [500] * 9})
+    async with limited.serving():
+        refusing = cdimage.RegistryStore(f"{limited.host}/x", client_of_registries, retry=SOON)
+        with pytest.raises(cdimage.UnavailableError, match=r"see validation\.manifests\.urls"):
+            await refusing.pull_image(f"oci:{source}", made.root.digest)
 
 
 async def test_a_list_of_many_pages_is_read_to_its_end(

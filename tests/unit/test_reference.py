@@ -58,6 +58,8 @@ def test_short_forms_are_completed(text: str, full: str) -> None:
         ("debian 12", "is not a repository"),
         ("a/" * 130 + "b", "longer than 255"),
         ("host.example:123456/app", "is not a registry's host"),
+        ("host.example:65536/app", "is not a registry's host"),
+        ("[:::]/app", "is not a registry's host"),
         ("a.-b/c", "is not"),
     ],
 )

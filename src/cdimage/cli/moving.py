@@ -15,7 +15,7 @@ import click
 from cdimage.cli.output import read_digest, show_json
 from cdimage.cli.settings import Settings
 from cdimage.cli.stores import open_named_store, open_store
-from cdimage.errors import InvalidImageError, InvalidReferenceError
+from cdimage.errors import InvalidImageError, InvalidReferenceError, NotFoundError
 from cdimage.export import copy_image, export_image
 from cdimage.validate import Verification, verify_image
 
@@ -26,8 +26,10 @@ async def verify(settings: Settings, digests: Sequence[str]) -> int:
     """Verify images, all of them where none is named; the exit code."""
     async with open_store(settings) as store:
         named = [read_digest(digest) for digest in digests]
-        wanted = named or await store.get_existing_images()
-        found = [await verify_image(store, digest) for digest in wanted]
+        found = [await verify_image(store, digest) for digest in named]
+        for digest in [] if named else await store.get_existing_images():
+            with suppress(NotFoundError):  # it was untagged meanwhile
+                found.append(await verify_image(store, digest))
     if settings.is_json:
         show_json([_as_json(one) for one in found])
     else:

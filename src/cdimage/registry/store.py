@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -260,13 +260,14 @@ class RegistryStore(PreparedStore):
             documents=[*preparation.base_documents, *blobs],
         )
         await put(content, EMPTY, b"{}", {})
-        for document in preparation.documents:
-            if isinstance(document, Index | Manifest) and document is not preparation.root:
-                await content.put_manifest(document)
         digest = preparation.user_digest
         replaced, stale = await self._replaced(order.before, preparation)
-        await content.put_manifest(base_artifact(preparation, replaced), base_tag_of(digest))
-        await content.put_manifest(preparation.root, tag_of(digest))
+        with _explaining(preparation):
+            for document in preparation.documents:
+                if isinstance(document, Index | Manifest) and document is not preparation.root:
+                    await content.put_manifest(document)
+            await content.put_manifest(base_artifact(preparation, replaced), base_tag_of(digest))
+            await content.put_manifest(preparation.root, tag_of(digest))
         if stale is not None:
             await content.delete_manifest(str(stale))
         tracker.finish()
@@ -337,6 +338,20 @@ class RegistryStore(PreparedStore):
                 raise BackendError(f"{what} cannot be read: it is not a list") from error
             path = f"tags/list?{urlsplit(following[1]).query}" if following else ""
         return found
+
+
+@contextmanager
+def _explaining(preparation: Preparation) -> Iterator[None]:
+    """Say what may be the matter with a registry that does not take a manifest."""
+    try:
+        yield
+    except CdimageError as error:
+        if any(MediaType.is_foreign(layer.media_type) for layer in preparation.layers):
+            error.args = (
+                f"{error} (the image has foreign layers, which a registry takes only if it is told "
+                "to: see validation.manifests.urls of its settings)",
+            )
+        raise
 
 
 def _user_digest(tag: str) -> Digest | None:
