@@ -16,6 +16,7 @@ from cdimage.errors import (
     CdimageError,
     DigestMismatchError,
     InvalidPauseProgramError,
+    InvalidReferenceError,
     NotFoundError,
     UnsupportedPlatformError,
 )
@@ -261,6 +262,7 @@ class PreparedStore(ABC):
             progress: Told what happens to each blob.
         """
         reference, digest = Reference.parse(image_path), Digest.parse(expected_digest)
+        wanted, how = _checked_platforms(platform), _checked_inject(inject)
         if reference.digest not in {None, digest}:
             raise DigestMismatchError(
                 f"the reference {reference} and the expected digest {digest} are not the same",
@@ -273,10 +275,9 @@ class PreparedStore(ABC):
         # The first caller does the work; those who waited find it done.
         async with self._locks.setdefault(digest, asyncio.Lock()):
             before = await self.find_image(digest)
-            how = Inject(inject)
-            if before is not None and await self._is_current(before, platform, how):
+            if before is not None and await self._is_current(before, wanted, how):
                 return
-            order = Order(reference, digest, platform, how, before, progress or _ignore)
+            order = Order(reference, digest, wanted, how, before, progress or _ignore)
             await self._obey(order, credentials)
 
     async def _obey(self, order: Order, credentials: Credentials | None) -> None:
@@ -324,20 +325,20 @@ class PreparedStore(ABC):
             default = await self._default_platform()
             return [await resolve_image(source, reference, digest, wanted, default)]
         can_prepare = self.pause.has if order.inject is Inject.LAYER else _always
-        platforms: list[Platform] | Literal["all"]
-        platforms = "all" if wanted == "all" else [*_platforms(wanted)]
-        return await resolve_images(source, reference, digest, platforms, can_prepare)
+        return await resolve_images(source, reference, digest, wanted, can_prepare)
 
     async def _is_current(self, image: PreparedImage, wanted: Wanted, inject: Inject) -> bool:
         """Whether nothing is left to do: same pause program, same platforms, all there."""
         if wanted == "all":
-            if not image.is_all:
-                return False
-        elif wanted is not None:
-            for platform in _platforms(wanted):
-                if not any(here.satisfies(platform) for here in image.platforms):
-                    return False
-        return image.recipe == self._recipe(image, inject) and await self.is_complete(image)
+            has_them = image.is_all
+        else:
+            asked = [wanted] if isinstance(wanted, Platform) else wanted or ()
+            has_them = all(any(it.satisfies(one) for it in image.platforms) for one in asked)
+        return (
+            has_them
+            and image.recipe == self._recipe(image, inject)
+            and await self.is_complete(image)
+        )
 
     def _recipe(self, image: PreparedImage, inject: Inject) -> str | None:
         """What the recipe would be today; None where there is a pause program no more."""
@@ -423,10 +424,26 @@ async def _copy(
     await copy_blob(source, content, layer, limits=limits, labels={}, progress=progress)
 
 
-def _platforms(wanted: Wanted) -> tuple[Platform, ...]:
-    if wanted is None or wanted == "all":
-        return ()
-    return (wanted,) if isinstance(wanted, Platform) else tuple(wanted)
+def _checked_platforms(wanted: Wanted) -> Wanted:
+    """What is wanted, or a sentence that says what can be."""
+    if wanted is None or wanted == "all" or isinstance(wanted, Platform):
+        return wanted
+    if isinstance(wanted, list | tuple) and wanted:
+        platforms = tuple(one for one in wanted if isinstance(one, Platform))
+        if len(platforms) == len(wanted):
+            return platforms
+    raise InvalidReferenceError(
+        f"{wanted!r} does not say which platforms: pass a Platform, several, or 'all'"
+    )
+
+
+def _checked_inject(inject: str) -> Inject:
+    try:
+        return Inject(inject)
+    except ValueError:
+        raise InvalidReferenceError(
+            f"{inject!r} is no way to inject the pause program: write layer, or alias"
+        ) from None
 
 
 def _is_several(wanted: Wanted) -> bool:

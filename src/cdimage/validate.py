@@ -220,10 +220,14 @@ class _Examination:
         except CdimageError as error:
             self._note(where, "the pause program and nothing else", str(error))
             return None
-        ours = self.store.pause.read(platform)
-        pause = PauseProgram(ours.platform, program)
-        if pause.digest != ours.digest:
-            self._note(where, f"the pause program {ours.digest}", f"{pause.digest}: pull again")
+        pause = PauseProgram(Platform(platform.os, platform.architecture), program)
+        try:
+            ours = self.store.pause.read(platform).digest
+        except CdimageError as error:
+            self._note(where, "a pause program of this store's", str(error))
+            return pause
+        if pause.digest != ours:
+            self._note(where, f"the pause program {ours}", f"{pause.digest}: pull again")
         if not layer.media_type.endswith(".tar"):
             self._note(where, "an uncompressed layer", layer.media_type)
         return pause

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.conformance.backends import Backend
@@ -222,6 +223,17 @@ async def test_a_platform_without_a_pause_program_is_refused(
     with pytest.raises(cdimage.UnsupportedPlatformError):
         await store.pull_image(both.reference, both.digest, platform=[LINUX, mainframe])
     assert backend.is_empty()
+
+
+@pytest.mark.parametrize("wrong", [[], "linux/amd64", ["linux/amd64"], 7])
+async def test_what_is_no_platform_is_refused(
+    store: PreparedStore, image: Pushed, wrong: Any
+) -> None:
+    with pytest.raises(cdimage.InvalidReferenceError, match="pass a Platform, several, or 'all'"):
+        await store.pull_image(image.reference, image.digest, platform=wrong)
+    odd: Any = "magic"
+    with pytest.raises(cdimage.InvalidReferenceError, match="write layer, or alias"):
+        await store.pull_image(image.reference, image.digest, inject=odd)
 
 
 async def test_an_alias_is_the_users_own_manifest(
