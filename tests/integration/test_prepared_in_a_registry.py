@@ -215,6 +215,23 @@ async def test_an_image_of_another_registry_is_copied(image: Pushed, prefix: str
             assert all(other.blob_path(layer).is_file() for layer in image.layers)
 
 
+async def test_what_is_no_image_under_a_tag_does_not_stand_in_the_way(
+    client_of_registries: cdimage.Registry, pusher: Pusher, prefix: str, image: Pushed
+) -> None:
+    artifact = next(kind for kind in KINDS if kind.name.startswith("artifact")).make()
+    repository = prefix.partition("/")[2]
+    for blob in artifact.blobs:
+        pusher.push_blob(repository, blob.data)
+    for tag in ("f" * 64, image.digest[7:], "latest"):
+        pusher.push_manifest(repository, tag, artifact.root)
+    store = cdimage.RegistryStore(prefix, client_of_registries)
+    await store.pull_image(image.reference, image.digest)
+    await check_verified(store, image.digest)
+    for digest in (image.digest, "sha256:" + "f" * 64):
+        await store.untag_image(digest)
+    assert await store.get_existing_images() == []
+
+
 async def test_a_foreign_layer_stays_where_it_is(
     registry: Registry, client_of_registries: cdimage.Registry, prefix: str, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from cdimage.descriptor import Digest, MediaType, Platform
 from cdimage.errors import (
     BackendError,
     CdimageError,
+    InvalidImageError,
     InvalidReferenceError,
     NotFoundError,
 )
@@ -208,9 +209,13 @@ class RegistryStore(PreparedStore):
             NotFoundError: There is no such tag.
         """
         found = await self._reading.resolve(self._at(tag))
-        document = parse_document(found.data or b"", found)
-        below = {it.digest for it in document.manifests} if isinstance(document, Index) else set()
-        return {found.digest, *below}
+        named = {found.digest}
+        with suppress(InvalidImageError):  # somebody's artifact, or what an untagging has left
+            document = parse_document(found.data or b"", found)
+            named |= (
+                {it.digest for it in document.manifests} if isinstance(document, Index) else set()
+            )
+        return named
 
     async def _used(self, manifests: set[Digest]) -> set[Digest]:
         """Those of the manifests that a prepared image needs; all, where nobody can tell."""
