@@ -389,7 +389,7 @@ async def store_blobs(
     *limits: asyncio.Semaphore,
     documents: Sequence[Index | Manifest | Config] | None = None,
 ) -> None:
-    """Store everything of an image but its name: layers at the same time, documents last.
+    """Store everything of an image but its name, all at the same time.
 
     Args:
         content: Where to.
@@ -406,8 +406,8 @@ async def store_blobs(
             group.create_task(_copy(content, source, layer, progress, *limits))
         for descriptor, data in preparation.pause_layers.items():
             group.create_task(put(content, descriptor, data, {}))
-    for document in documents:
-        await put(content, document.descriptor, document.data, {})
+        for document in documents:
+            group.create_task(put(content, document.descriptor, document.data, {}))
 
 
 async def _copy(

@@ -56,7 +56,7 @@ class RegistryContent:
 
         Left without a commit, the upload is cancelled.
         """
-        if await self.exists(descriptor) or await self._mount(descriptor):
+        if await self._mount(descriptor) or await self.exists(descriptor):
             yield None
             return
         writer = RegistryWriter(self, descriptor)
@@ -107,8 +107,8 @@ class RegistryContent:
         await self._send("DELETE", upload, range(200, 500))
 
     async def _mount(self, descriptor: Descriptor) -> bool:
-        """Have the registry take a blob from another repository; False when it does not."""
-        if self._mount_from is None:
+        """Have the registry take a layer from another repository; False when it does not."""
+        if self._mount_from is None or not MediaType.is_layer(descriptor.media_type):
             return False
         digest, source = quote(str(descriptor.digest)), quote(self._mount_from, safe="")
         path = f"blobs/uploads/?mount={digest}&from={source}"
