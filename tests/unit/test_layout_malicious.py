@@ -93,6 +93,22 @@ def names_in(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir()]
 
 
+async def test_a_directory_for_another_purpose_is_left_alone(layout: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "letter").write_text("dear")
+    store = cdimage.LayoutStore(home)
+    for call in (
+        store.pull_image(f"oci:{layout}:x", IMAGE.digest),
+        store.untag_image(IMAGE.digest),
+        store.get_existing_images(),
+        store.pull_image(f"oci:{home}", IMAGE.digest),
+    ):
+        with pytest.raises(cdimage.InvalidImageError, match="has no file oci-layout"):
+            await call
+    assert names_in(home) == ["letter"]
+
+
 async def test_an_index_of_a_million_entries_is_refused(layout: Path) -> None:
     entry = f'{{"mediaType":"x","digest":"{IMAGE.digest}","size":1}}'
     index = '{"schemaVersion":2,"manifests":[' + ",".join([entry] * 1_000_000) + "]}"

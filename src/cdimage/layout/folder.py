@@ -62,6 +62,8 @@ class Folder:
             OSError: It cannot be made.
         """
         self._check_folders()
+        if not (self.path / "oci-layout").exists() and self._holds_something_else():
+            raise self._broken("it has no file oci-layout, and is not empty")
         for algorithm in ("sha256", "sha512"):
             (self.path / "blobs" / algorithm).mkdir(parents=True, exist_ok=True)
         self.ingest.mkdir(exist_ok=True)
@@ -152,7 +154,7 @@ class Folder:
     def _holds_something_else(self) -> bool:
         """Whether this is a directory for another purpose: not one that is just being made."""
         names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
-        return bool(names - {"blobs", "ingest"})
+        return bool(names - {"blobs", "ingest", "lost+found", "oci-layout"})
 
     def _check_folders(self) -> None:
         """Refuse a layout that leads out of itself."""
