@@ -188,7 +188,7 @@ def originals() -> Iterator[bytes]:
     yield gzip.compress(buffer.getvalue(), 1)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     original=st.sampled_from(list(originals())),
     changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1),
