@@ -176,6 +176,38 @@ SURVIVED = (
 )  # fmt: skip
 """What happens to processes and disks: in words, with what is seen, and the test that sees it."""
 
+_CROWDS = "tests/integration/test_layout_crowds.py"
+_FLEET = "tests/integration/test_prepared_in_a_registry.py"
+
+WITHOUT_DAEMON = (
+    ("8 processes pull, list, untag and verify in one image layout, for a minute",
+     "no one sees a broken image; with all untagged, nothing is left",
+     _CROWDS, "test_many_processes_never_see_a_broken_layout_and_leave_nothing"),
+    ("processes on a layout are killed at 50 random moments",
+     "what is named is whole; with all untagged and the leases over, nothing is left",
+     _CROWDS, "test_killed_at_random_processes_leave_a_layout_that_is_whole"),
+    ("a registry that images are prepared in is busy (429, 503)", "is asked again",
+     _FLEET, "test_a_registry_that_is_busy_is_asked_again"),
+    ("it fails in an upload, or refuses a manifest",
+     "fails, and nothing is named; the next call succeeds",
+     _FLEET, "test_a_registry_that_fails_leaves_no_name_and_the_next_pull_succeeds"),
+    ("it cannot mount, cannot list, or deletes no tags",
+     "blobs are copied; listing says so; tags are taken off by way of a manifest of their own",
+     _FLEET, "test_a_registry_that_cannot_do_everything_will_do"),
+    ("it deletes nothing", "untagging says so, and changes nothing",
+     _FLEET, "test_a_registry_that_does_not_delete_says_so_and_loses_nothing"),
+    ("what it holds under a prepared name is something else",
+     "is not taken; the worker prepares by itself, and says so",
+     _FLEET, "test_what_is_prepared_there_is_believed_only_if_it_is_the_users_image"),
+    ("an archive means harm (paths that climb, links, devices, holes, bombs, endless headers)",
+     "is refused in one sentence, with little memory, and nothing is written",
+     "tests/unit/test_archive_malicious.py", "test_members_that_no_image_has_are_refused"),
+    ("a layout means harm (links, pipes, holes, sizes that lie, a million entries)",
+     "is refused in one sentence, and nothing is written outside",
+     "tests/unit/test_layout_malicious.py", "test_it_is_refused_in_one_sentence"),
+)  # fmt: skip
+"""The same for the stores that need no daemon, and for archives."""
+
 _SURVIVED_HEAD = """
 ## Processes and disks
 
@@ -186,11 +218,22 @@ _SURVIVED_HEAD = """
 """
 
 
+_WITHOUT_DAEMON_HEAD = """
+## Without a daemon
+
+| What happens | What is seen |
+|---|---|
+"""
+
+
 def page() -> str:
     """The document."""
     cases = "".join(f"| {case.what} | {_outcome(case)} |\n" for case in CASES)
-    survived = "".join(f"| {what} | {seen} |\n" for what, seen, _, _ in SURVIVED)
-    return _HEAD + cases + _SURVIVED_HEAD + survived
+    survived, others = (
+        "".join(f"| {what} | {seen} |\n" for what, seen, _, _ in rows)
+        for rows in (SURVIVED, WITHOUT_DAEMON)
+    )
+    return _HEAD + cases + _SURVIVED_HEAD + survived + _WITHOUT_DAEMON_HEAD + others
 
 
 def _outcome(case: Case) -> str:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 from tests.daemons import Registry as RegistryDaemon
-from tests.fault_cases import CASES, PAGE, SURVIVED, Case, faults_of, page
+from tests.fault_cases import CASES, PAGE, SURVIVED, WITHOUT_DAEMON, Case, faults_of, page
 from tests.faults import Answer, Asked, Fault, FaultyRegistry
 from tests.images import Pushed, Pusher, image_of, layer_of, tar_of
 from tests.node import Node
@@ -96,7 +96,7 @@ def test_the_page_says_what_the_table_says() -> None:
     assert PAGE.read_text() == page(), "run `python -m tests.fault_cases`"
 
 
-@pytest.mark.parametrize(("file", "test"), [row[2:] for row in SURVIVED])
+@pytest.mark.parametrize(("file", "test"), [row[2:] for row in (*SURVIVED, *WITHOUT_DAEMON)])
 def test_what_the_page_says_of_processes_is_tested(file: str, test: str) -> None:
     assert f"def {test}(" in (ROOT / file).read_text()
 

@@ -230,9 +230,8 @@ async def test_what_a_redirect_has_quoted_stays_as_it_is(
     assert other.seen[0].raw_path == path
 
 
-@pytest.mark.parametrize("registry", ["a" * 70 + ".example", "r.example:99999"])
-async def test_a_host_that_cannot_be_asked_is_an_error_of_ours(registry: str) -> None:
-    reference = Reference.parse(f"{registry}/app:x")
+async def test_a_host_that_cannot_be_asked_is_an_error_of_ours() -> None:
+    reference = Reference.parse(f"{'a' * 70}.example/app:x")
     async with Registry() as client:
         with pytest.raises(BackendError, match="not an address"):
             await client.open(reference).resolve(reference)
