@@ -6,43 +6,41 @@
         store = cdimage.Store(client)
         await store.pull_image("debian:12", "sha256:…")
 
-What speaks gRPC is loaded when it is first used, so that importing cdimage costs little.
+Each name is loaded when it is first used: importing cdimage costs next to nothing, and only who
+speaks gRPC or HTTP loads what it takes.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from cdimage.descriptor import Descriptor, Digest, Platform
-from cdimage.errors import (
-    BackendError,
-    CdimageError,
-    DigestMismatchError,
-    InvalidConfigurationError,
-    InvalidImageError,
-    InvalidPauseProgramError,
-    InvalidReferenceError,
-    NotFoundError,
-    PermissionDeniedError,
-    UnavailableError,
-    UnsupportedPlatformError,
-)
-from cdimage.pause import PauseBinaries
-from cdimage.reference import Reference, prepared_image_name
-from cdimage.retry import Retry
-from cdimage.store import ImageStore, PreparedImage, Progress, ProgressCallback, Source, State
-
+TYPE_CHECKING = False  # typing's own takes as long to load as all the rest here
 if TYPE_CHECKING:
     from cdimage.containerd.client import TLS, Client, connect
     from cdimage.containerd.store import Store
+    from cdimage.descriptor import Descriptor, Digest, Platform
+    from cdimage.errors import (
+        BackendError,
+        CdimageError,
+        DigestMismatchError,
+        InvalidConfigurationError,
+        InvalidImageError,
+        InvalidPauseProgramError,
+        InvalidReferenceError,
+        NotFoundError,
+        PermissionDeniedError,
+        UnavailableError,
+        UnsupportedPlatformError,
+    )
     from cdimage.export import copy_image, export_image
     from cdimage.layout.store import LayoutStore
     from cdimage.memory import MemoryStore
+    from cdimage.pause import PauseBinaries
     from cdimage.preparation import Inject
+    from cdimage.reference import Reference, prepared_image_name
     from cdimage.registry import Registry
     from cdimage.registry.credentials import Credentials
     from cdimage.registry.store import RegistryStore
+    from cdimage.retry import Retry
+    from cdimage.store import ImageStore, PreparedImage, Progress, ProgressCallback, Source, State
     from cdimage.validate import Verification, verify_image
 
 __version__ = "0.1.0"
@@ -88,27 +86,53 @@ __all__ = [
     "verify_image",
 ]
 
-_LAZY = {
-    "TLS": "cdimage.containerd.client",
+_WHERE = {
+    "BackendError": "cdimage.errors",
+    "CdimageError": "cdimage.errors",
     "Client": "cdimage.containerd.client",
     "Credentials": "cdimage.registry.credentials",
+    "Descriptor": "cdimage.descriptor",
+    "Digest": "cdimage.descriptor",
+    "DigestMismatchError": "cdimage.errors",
+    "ImageStore": "cdimage.store",
     "Inject": "cdimage.preparation",
+    "InvalidConfigurationError": "cdimage.errors",
+    "InvalidImageError": "cdimage.errors",
+    "InvalidPauseProgramError": "cdimage.errors",
+    "InvalidReferenceError": "cdimage.errors",
     "LayoutStore": "cdimage.layout.store",
     "MemoryStore": "cdimage.memory",
+    "NotFoundError": "cdimage.errors",
+    "PauseBinaries": "cdimage.pause",
+    "PermissionDeniedError": "cdimage.errors",
+    "Platform": "cdimage.descriptor",
+    "PreparedImage": "cdimage.store",
+    "Progress": "cdimage.store",
+    "ProgressCallback": "cdimage.store",
+    "Reference": "cdimage.reference",
     "Registry": "cdimage.registry",
     "RegistryStore": "cdimage.registry.store",
+    "Retry": "cdimage.retry",
+    "Source": "cdimage.store",
+    "State": "cdimage.store",
     "Store": "cdimage.containerd.store",
+    "TLS": "cdimage.containerd.client",
+    "UnavailableError": "cdimage.errors",
+    "UnsupportedPlatformError": "cdimage.errors",
     "Verification": "cdimage.validate",
     "connect": "cdimage.containerd.client",
     "copy_image": "cdimage.export",
     "export_image": "cdimage.export",
+    "prepared_image_name": "cdimage.reference",
     "verify_image": "cdimage.validate",
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_LAZY[name]), name)
+    from importlib import import_module  # noqa: PLC0415
+
+    value: object = getattr(import_module(_WHERE[name]), name)
     globals()[name] = value
     return value

@@ -7,6 +7,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import closing
 from typing import Any
 
 import click
@@ -281,7 +282,8 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one 
     try:
         work = cli.main(arguments, prog_name="cdimage", standalone_mode=False)
         if asyncio.iscoroutine(work):
-            return interrupt.run(work, _end_now) or 0
+            with closing(work):  # interrupted, it may not have begun
+                return interrupt.run(work, _end_now) or 0
         if isinstance(work, int):
             return work  # click's own: --help and --version
     except click.ClickException as error:
