@@ -9,22 +9,23 @@
  *   - reap: jobs' orphans become its children, and zombies would use up the limit of processes;
  *   - end at once on SIGTERM, SIGINT and SIGQUIT: the kernel drops signals that PID 1 does not
  *     handle, and a container would be killed only after its whole grace period;
+ *   - end by itself after a lifetime (-t SECONDS), because a worker that died stops nothing;
  *   - ignore everything else, as what a terminal sends.
  *
  * All signals are blocked and then waited for, one at a time: there is no handler, so there is
  * no moment between looking and waiting in which one could be missed.
  */
 
-#define VERSION "cdimage-pause 1\n"
+#define VERSION "cdimage-pause 2\n"
 
 enum { STDOUT = 1 };
-enum { SIGINT = 2, SIGQUIT = 3, SIGTERM = 15, SIGCHLD = 17 };
+enum { SIGINT = 2, SIGQUIT = 3, SIGALRM = 14, SIGTERM = 15, SIGCHLD = 17 };
 enum { SIG_SETMASK = 2, SIGSET_BYTES = 8, WNOHANG = 1 };
 enum { PR_SET_NAME = 15, PR_SET_CHILD_SUBREAPER = 36 };
 
 #if defined(__x86_64__)
 
-enum { SYS_write = 1, SYS_rt_sigprocmask = 14, SYS_getpid = 39, SYS_wait4 = 61, SYS_prctl = 157,
+enum { SYS_write = 1, SYS_rt_sigprocmask = 14, SYS_setitimer = 38, SYS_getpid = 39, SYS_wait4 = 61, SYS_prctl = 157,
        SYS_rt_sigtimedwait = 128, SYS_exit_group = 231 };
 
 /* The kernel enters with arguments on the stack and no return address: C needs it aligned. */
@@ -43,7 +44,7 @@ static long call(long number, long a, long b, long c, long d)
 
 #elif defined(__aarch64__)
 
-enum { SYS_write = 64, SYS_exit_group = 94, SYS_rt_sigprocmask = 135, SYS_rt_sigtimedwait = 137,
+enum { SYS_write = 64, SYS_exit_group = 94, SYS_setitimer = 103, SYS_rt_sigprocmask = 135, SYS_rt_sigtimedwait = 137,
        SYS_prctl = 167, SYS_getpid = 172, SYS_wait4 = 260 };
 
 __asm__(".globl _start\n_start:\n mov x29,#0\n mov x30,#0\n mov x0,sp\n and sp,x0,#-16\n bl run\n");
@@ -76,11 +77,22 @@ static void reap(void)
         ;
 }
 
+/* The timer sends SIGALRM, which is waited for like the others. */
+static void end_after(const char *seconds)
+{
+    long timer[4] = { 0, 0, 0, 0 }; /* no interval; seconds and microseconds */
+
+    for (; *seconds >= '0' && *seconds <= '9'; seconds++)
+        timer[2] = timer[2] * 10 + *seconds - '0';
+    call(SYS_setitimer, 0, (long)timer, 0, 0);
+}
+
 /* stack: argc, argv[0], …, argv[argc - 1], NULL */
 __attribute__((used)) _Noreturn void run(const long *stack)
 {
     static const unsigned long all = ~0UL;
     const char *option = stack[0] > 1 ? (const char *)stack[2] : "";
+    int mortal = stack[0] > 2 && option[0] == '-' && option[1] == 't' && !option[2];
 
     if (option[0] == '-' && option[1] == 'v' && !option[2]) {
         call(SYS_write, STDOUT, (long)VERSION, sizeof VERSION - 1, 0);
@@ -93,9 +105,16 @@ __attribute__((used)) _Noreturn void run(const long *stack)
     if (call(SYS_getpid, 0, 0, 0, 0) != 1)
         call(SYS_prctl, PR_SET_CHILD_SUBREAPER, 1, 0, 0);
 
+    if (mortal)
+        end_after((const char *)stack[3]);
+
     for (;;) {
         reap();
         switch (call(SYS_rt_sigtimedwait, (long)&all, 0, 0, SIGSET_BYTES)) {
+        case SIGALRM:
+            if (mortal)
+                leave();
+            break;
         case SIGINT:
         case SIGQUIT:
         case SIGTERM:

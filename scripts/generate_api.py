@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PROTO = ROOT / "proto"
 TARGET = Path("cdimage/containerd/api")
+WITHOUT_SERVICE = ("types.proto", "runc.proto")
 REQUIREMENTS = ["grpcio-tools==1.71.2", "protobuf==5.29.6", "setuptools<81", "mypy-protobuf==3.6.0"]
 
 
@@ -42,7 +43,7 @@ def generate(output: Path) -> None:
         for kind in ("mypy", "mypy_grpc")
     ]
     command += [f"--{kind}_out={output}" for kind in ("python", "mypy")]
-    with_service = [name for name in protos if not name.endswith("/types.proto")]
+    with_service = [name for name in protos if not name.endswith(WITHOUT_SERVICE)]
     subprocess.run([*command, *protos], check=True)
     subprocess.run(
         [

@@ -163,7 +163,7 @@ amd64 = pytest.mark.parametrize("runner", ["amd64"], indirect=True)
 def test_it_prints_its_version(runner: Runner) -> None:
     command = [*runner.command, "-v"]
     done = subprocess.run(command, check=False, capture_output=True, timeout=DEADLINE)
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"cdimage-pause 1\n", b"")
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"cdimage-pause 2\n", b"")
 
 
 @pytest.mark.parametrize("number", sorted(ENDING))

@@ -62,7 +62,7 @@ async def check_life(store: cdimage.Store, node: Node, image: Pushed) -> None:
     assert node.leases() == set()
     container = node.run(image.digest)
     assert container.first_process() == (1, f"{PAUSE}\0".encode())
-    assert container.exec(PAUSE, "-v") == "cdimage-pause 1\n"
+    assert container.exec(PAUSE, "-v") == "cdimage-pause 2\n"
     assert container.terminate() < 0.1
     container.remove()
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cdimage.layout import lock
-from cdimage.layout.lock import is_locked, locked, open_locked
+from cdimage import locks
+from cdimage.locks import is_locked, locked, open_locked
 
 
 def at(path: Path) -> os.stat_result:
@@ -40,14 +40,14 @@ async def test_who_waited_gets_the_lock_of_the_file_that_is_there_now(
 async def test_a_file_that_is_renamed_just_before_it_is_locked_is_not_the_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, real = tmp_path / "file", lock.try_lock
+    path, real = tmp_path / "file", locks.try_lock
 
     def try_lock(file: int) -> bool:
         if not (tmp_path / "published").exists():
             path.rename(tmp_path / "published")
         return real(file)
 
-    monkeypatch.setattr(lock, "try_lock", try_lock)
+    monkeypatch.setattr(locks, "try_lock", try_lock)
     found = await open_locked(path)
     assert os.path.samestat(os.fstat(found), at(path))
     os.close(found)

@@ -64,7 +64,7 @@ def test_each_bundled_program_passes_and_is_at_most_four_kibibytes(platform: Pla
     assert program.platform == platform
     assert program.digest == Digest.of(program.data)
     assert len(program.data) <= 4096
-    assert b"cdimage-pause 1" in program.data
+    assert b"cdimage-pause " in program.data
 
 
 @platforms

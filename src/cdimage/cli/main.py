@@ -251,6 +251,134 @@ def copy(settings: Settings, digests: tuple[str, ...], target: str) -> Coroutine
     return moving.copy(settings, digests, target)
 
 
+_CONTAINER = (
+    click.option("--memory", metavar="SIZE", help="What it may use, as 512m. [default: all]"),
+    click.option("--cpus", type=float, metavar="NUMBER", help="Processors, as 1.5. [default: all]"),
+    click.option("--pids", type=int, metavar="NUMBER", help="Processes. [default: 2048]"),
+    click.option("--read-only", is_flag=True, help="Its root file system may only be read."),
+    click.option(
+        "--network",
+        metavar="NETWORK",
+        help="host, or the path of a network namespace. [default: one of its own, without any]",
+    ),
+    click.option(
+        "--mount",
+        "mounts",
+        multiple=True,
+        metavar="MOUNT",
+        help="/source:/target, /source:/target:ro or tmpfs:/target.",
+    ),
+)
+_JOB = (
+    click.option("-e", "--env", multiple=True, metavar="NAME=VALUE", help="A variable."),
+    click.option("-w", "--workdir", "cwd", metavar="DIR", help="Where. [default: the image's]"),
+    click.option("-u", "--user", metavar="USER[:GROUP]", help="Who. [default: the image's]"),
+    click.option(
+        "-t/-T",
+        "--tty/--no-tty",
+        "terminal",
+        default=None,
+        help="With a terminal. [default: when there is one at both ends]",
+    ),
+    click.option("-n", "--no-stdin", is_flag=True, help="Give it nothing to read."),
+    click.option("--timeout", type=float, metavar="SECONDS", help="Kill it then."),
+)
+_COMMAND = click.argument("command", metavar="CMD...", nargs=-1, type=click.UNPROCESSED)
+_LIFETIME = click.option(
+    "--lifetime", type=float, metavar="SECONDS", help="End by itself then. [default: never]"
+)
+_REST_IS_THE_JOBS = {"allow_interspersed_args": False}
+
+
+def _with(options: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+def _job(
+    command: Sequence[str], *, no_stdin: bool, **options: Any
+) -> tuple[Sequence[str], dict[str, Any]]:
+    """What is left after --, and the options of the job."""
+    rest = command[1:] if command[:1] == ("--",) else command
+    if not rest:
+        raise click.UsageError("say which command shall run: … -- CMD")
+    return rest, {"stdin": not no_stdin, **options}
+
+
+@cli.command(short_help="Run a command in an image.", context_settings=_REST_IS_THE_JOBS)
+@click.argument("image")
+@_COMMAND
+@_with((*_CONTAINER, *_JOB))
+@_connected
+def run(settings: Settings, *, image: str, **arguments: Any) -> Coroutine[Any, Any, int]:
+    """Run CMD in a new container of IMAGE, and remove it: prepared first, if need be.
+
+    IMAGE is the digest of a prepared image, or a reference. CMD runs as the image's user, with the
+    image's variables, in a container without a network that may not gain privileges. Standard
+    streams, the terminal, signals and the exit code are passed through; 125 is a failure of
+    cdimage, 126 a CMD that cannot be executed, 127 one that is not there.
+    """
+    from cdimage.cli import warm  # noqa: PLC0415 - loads gRPC
+
+    names = ("memory", "cpus", "pids", "read_only", "network", "mounts")
+    box = warm.BoxOptions(**{name: arguments.pop(name) for name in names})
+    command, options = _job(**arguments)
+    return warm.run(settings, image, box, warm.JobOptions(command=command, **options))
+
+
+@cli.command(short_help="Start a container of an image.")
+@click.argument("image")
+@_with((*_CONTAINER, _LIFETIME))
+@_connected
+def start(settings: Settings, *, image: str, **arguments: Any) -> Coroutine[Any, Any, None]:
+    """Start a container of IMAGE, for commands to be run in with exec; prints its id."""
+    from cdimage.cli import warm  # noqa: PLC0415 - loads gRPC
+
+    return warm.start(settings, image, warm.BoxOptions(**arguments))
+
+
+@cli.command("exec", short_help="Run a command in a container.", context_settings=_REST_IS_THE_JOBS)
+@click.argument("container")
+@_COMMAND
+@_with(_JOB)
+@_connected
+def execute(settings: Settings, *, container: str, **arguments: Any) -> Coroutine[Any, Any, int]:
+    """Run CMD in a container that was started: its id, or the beginning of it.
+
+    What CMD leaves behind ends with it. Exit codes are those of run.
+    """
+    from cdimage.cli import warm  # noqa: PLC0415 - loads gRPC
+
+    command, options = _job(**arguments)
+    return warm.execute(settings, container, warm.JobOptions(command=command, **options))
+
+
+@cli.command(short_help="List the containers.")
+@_connected
+def ps(settings: Settings) -> Coroutine[Any, Any, None]:
+    """List the containers that were started here, the oldest first."""
+    from cdimage.cli import warm  # noqa: PLC0415 - loads gRPC
+
+    return warm.ps(settings)
+
+
+@cli.command(short_help="Stop containers.")
+@click.argument("containers", metavar="CONTAINER...", nargs=-1, required=True)
+@_connected
+def stop(settings: Settings, containers: tuple[str, ...]) -> Coroutine[Any, Any, None]:
+    """Stop containers with all that runs in them, and remove all that they had.
+
+    One that is not there is success.
+    """
+    from cdimage.cli import warm  # noqa: PLC0415 - loads gRPC
+
+    return warm.stop(settings, containers)
+
+
 @cli.command(short_help="Print the image name of a digest.")
 @click.argument("digest")
 def name(digest: str) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 import grpc
 import grpc.aio
 
+from cdimage.containerd.containers import Containers
 from cdimage.containerd.content import Content
 from cdimage.containerd.diff import Diff
 from cdimage.containerd.images import Images
@@ -21,6 +22,7 @@ from cdimage.containerd.leases import Leases
 from cdimage.containerd.namespaces import Namespaces
 from cdimage.containerd.session import Session
 from cdimage.containerd.snapshots import Snapshots
+from cdimage.containerd.tasks import Tasks
 from cdimage.errors import InvalidReferenceError
 
 DEFAULT_ADDRESS: Final = "/run/containerd/containerd.sock"
@@ -97,6 +99,16 @@ class Client:
     def diff(self) -> Diff:
         """Unpacking."""
         return Diff(self._session)
+
+    @cached_property
+    def containers(self) -> Containers:
+        """Records of what can be run."""
+        return Containers(self._session)
+
+    @cached_property
+    def tasks(self) -> Tasks:
+        """Containers that run, and what is exec'd into them."""
+        return Tasks(self._session)
 
     @cached_property
     def introspection(self) -> Introspection:

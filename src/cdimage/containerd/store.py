@@ -102,6 +102,11 @@ class Store(PreparedStore):
         """As ``containerd at /run/containerd/containerd.sock``."""
         return f"containerd at {self._client.address}"
 
+    @property
+    def client(self) -> Client:
+        """The daemon that it is in."""
+        return self._client
+
     async def list_images(self) -> list[PreparedImage]:
         """The prepared images that are here, those that were registered last first.
 

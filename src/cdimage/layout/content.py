@@ -13,7 +13,7 @@ from typing import Final
 from cdimage.descriptor import Descriptor, Digest
 from cdimage.errors import DigestMismatchError, UnavailableError
 from cdimage.layout.folder import Folder
-from cdimage.layout.lock import open_locked
+from cdimage.locks import open_locked
 from cdimage.threads import to_end
 from cdimage.verify import check_size, size_mismatch
 

@@ -23,7 +23,7 @@ from cdimage.errors import (
     PermissionDeniedError,
 )
 from cdimage.image import DOCUMENT_LIMIT, Index, dump_json, parse_json
-from cdimage.layout.lock import locked
+from cdimage.locks import locked
 
 _VERSION: Final = "1.0.0"
 _HALF: Final = ".half"

@@ -15,7 +15,7 @@ from typing import Final
 from cdimage.descriptor import Digest
 from cdimage.errors import InvalidReferenceError
 from cdimage.layout.folder import Folder
-from cdimage.layout.lock import is_locked, open_locked
+from cdimage.locks import is_locked, open_locked
 
 _PREFIX: Final = "lease-"
 

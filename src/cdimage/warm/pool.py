@@ -1,0 +1,282 @@
+"""Containers that are ready before somebody asks for them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from cdimage.containerd.store import Store
+from cdimage.descriptor import Digest
+from cdimage.errors import CdimageError, InvalidReferenceError, UnavailableError
+from cdimage.warm.box import Box
+from cdimage.warm.containers import launch
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Shelf:
+    """The containers of one digest that nobody has, and when each came."""
+
+    fresh: list[Box] = field(default_factory=list)
+    used: dict[str, list[tuple[Box, float]]] = field(default_factory=dict)
+    asked_at: float = 0.0
+    failed: CdimageError | None = None
+
+
+class WarmPool:
+    """Keeps containers of prepared images started, and hands them out.
+
+    ::
+
+        async with WarmPool(store, size=4, total=32, limits=Limits(memory=512 * MiB)) as pool:
+            await pool.keep(digest)
+            async with pool.take(digest) as box:
+                ...
+
+    A container that was handed out is never handed to another tenant: it is stopped when it is
+    given back, or, taken with a ``tenant``, kept for that tenant. When the pool ends, and when it
+    is cancelled, all of its containers are stopped; killed, it leaves them to `reap`.
+
+    Args:
+        store: Where the images are prepared.
+        size: How many of each digest are ready, beside those that were handed out.
+        total: How many there may be, of all digests, handed out or not. A digest that nobody asked
+            for lately gives way to one that somebody waits for.
+        max_idle: After how many seconds, in which nobody asked for its digest or its tenant, a
+            container is stopped.
+        options: What `launch` is told of each: limits, mounts, labels and the like.
+    """
+
+    def __init__(
+        self, store: Store, *, size: int, total: int = 64, max_idle: float = 600, **options: Any
+    ) -> None:
+        if size < 0 or total < 1 or max_idle <= 0:
+            raise InvalidReferenceError(
+                "a pool keeps 0 containers or more of a digest, 1 or more in all, for a time"
+            )
+        self._store = store
+        self._size = size
+        self._total = total
+        self._max_idle = max_idle
+        self._options = options
+        self._shelves: dict[str, _Shelf] = {}
+        self._count = 0
+        self._waiting: dict[str, int] = {}
+        self._changed = asyncio.Condition()
+        self._work: set[asyncio.Task[None]] = set()
+        self._is_open = True
+
+    async def keep(self, user_digest: str) -> None:
+        """Have containers of a prepared image ready; returns when they are, or there is no room.
+
+        Raises:
+            NotFoundError: It is not prepared.
+            CdimageError: As of `launch`.
+        """
+        digest, shelf = self._shelf(user_digest)
+        self._fill()
+        async with self._changed:
+            await self._changed.wait_for(
+                lambda: (
+                    shelf.failed is not None
+                    or len(shelf.fresh) >= self._size
+                    or self._count >= self._total
+                )
+            )
+        self._raise_if_failed(digest, shelf)
+
+    @asynccontextmanager
+    async def take(self, user_digest: str, *, tenant: str | None = None) -> AsyncIterator[Box]:
+        """A container, at once when one is ready; given back when the block ends.
+
+        Args:
+            user_digest: Of a prepared image.
+            tenant: Who may have the same container again; None gets a fresh one, that nobody has
+                again. A tenant's container is as he left it, but for processes: his jobs are gone.
+
+        Raises:
+            NotFoundError: It is not prepared.
+            CdimageError: As of `launch`.
+        """
+        digest, shelf = self._shelf(user_digest)
+        box = await self._get(digest, shelf, tenant)
+        is_whole = False
+        try:
+            self._fill()
+            yield box
+            is_whole = True
+        finally:
+            if tenant is not None and is_whole and self._is_open:
+                shelf.used.setdefault(tenant, []).append((box, time.monotonic()))
+                await self._tell()
+            else:
+                self._begin(self._discard(box))
+
+    async def _get(self, digest: str, shelf: _Shelf, tenant: str | None) -> Box:
+        while True:
+            if not self._is_open:
+                raise UnavailableError("the pool has ended: containers come from an open one")
+            box = self._ready(shelf, tenant)
+            if box is not None:
+                return box
+            self._waiting[digest] = self._waiting.get(digest, 0) + 1
+            try:
+                self._fill()
+                async with self._changed:
+                    await self._changed.wait_for(
+                        lambda: (
+                            bool(shelf.fresh)
+                            or bool(tenant and shelf.used.get(tenant))
+                            or shelf.failed is not None
+                            or not self._is_open
+                        )
+                    )
+            finally:
+                self._waiting[digest] -= 1
+            self._raise_if_failed(digest, shelf)
+
+    def _ready(self, shelf: _Shelf, tenant: str | None) -> Box | None:
+        if tenant is not None and (mine := shelf.used.get(tenant)):
+            box, _ = mine.pop()
+            if not mine:
+                del shelf.used[tenant]
+            return box
+        return shelf.fresh.pop(0) if shelf.fresh else None
+
+    def _shelf(self, user_digest: str) -> tuple[str, _Shelf]:
+        digest = str(Digest.parse(user_digest))
+        shelf = self._shelves.setdefault(digest, _Shelf())
+        shelf.asked_at = time.monotonic()
+        return digest, shelf
+
+    def _raise_if_failed(self, digest: str, shelf: _Shelf) -> None:
+        """Tell whoever asks why there is none; who asks next has it tried again."""
+        if shelf.failed is not None and not shelf.fresh:
+            error = shelf.failed
+            del self._shelves[digest]
+            raise error
+
+    def _fill(self) -> None:
+        """Begin to start what is missing, as far as there is room."""
+        for digest, shelf in self._shelves.items():
+            waiting = self._waiting.get(digest, 0)
+            missing = max(waiting, self._size) - len(shelf.fresh) - self._starting(digest)
+            for _ in range(missing):
+                if self._count >= self._total and not (waiting and self._make_room(digest)):
+                    return
+                self._count += 1
+                self._begin(self._start(digest, shelf), name=digest)
+
+    def _make_room(self, digest: str) -> bool:
+        """Stop the container that was not asked for the longest."""
+        others = [
+            (shelf.asked_at, key) for key, shelf in self._shelves.items()
+            if key != digest and shelf.fresh
+        ]  # fmt: skip
+        if others:
+            box = self._shelves[min(others)[1]].fresh.pop()
+        else:
+            kept = [
+                (since, key, tenant)
+                for key, shelf in self._shelves.items()
+                for tenant, boxes in shelf.used.items()
+                for _, since in boxes[:1]
+            ]
+            if not kept:
+                return False
+            _, key, tenant = min(kept)
+            boxes = self._shelves[key].used[tenant]
+            box, _ = boxes.pop(0)
+            if not boxes:
+                del self._shelves[key].used[tenant]
+        self._begin(self._discard(box))
+        return False  # when it is gone, there is
+
+    def _starting(self, digest: str) -> int:
+        return sum(task.get_name() == digest for task in self._work)
+
+    async def _start(self, digest: str, shelf: _Shelf) -> None:
+        try:
+            box = await launch(self._store.client, digest, **self._options)
+        except CdimageError as error:
+            self._count -= 1
+            shelf.failed = error
+            await self._tell()
+            return
+        except BaseException:
+            self._count -= 1
+            raise
+        if self._is_open:
+            shelf.failed = None
+            shelf.fresh.append(box)
+            await self._tell()
+        else:
+            await self._discard(box)
+
+    async def _discard(self, box: Box) -> None:
+        try:
+            await box.stop()
+        except CdimageError as error:
+            _logger.warning("a container of the pool could not be stopped: %s", error)
+        finally:
+            self._count -= 1
+        if self._is_open:
+            self._fill()
+            await self._tell()
+
+    async def _retire(self) -> None:
+        """Stop what nobody asks for."""
+        while True:
+            await asyncio.sleep(min(self._max_idle / 4, 10.0))
+            oldest = time.monotonic() - self._max_idle
+            for digest, shelf in list(self._shelves.items()):
+                for tenant, boxes in list(shelf.used.items()):
+                    while boxes and boxes[0][1] < oldest:
+                        self._begin(self._discard(boxes.pop(0)[0]))
+                    if not boxes:
+                        del shelf.used[tenant]
+                if shelf.asked_at < oldest and not self._waiting.get(digest):
+                    for box in shelf.fresh:
+                        self._begin(self._discard(box))
+                    if shelf.used:
+                        shelf.fresh.clear()
+                    else:
+                        del self._shelves[digest]
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str | None = None) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def __aenter__(self) -> WarmPool:
+        self._retiring = asyncio.create_task(self._retire())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._is_open = False
+        self._retiring.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._retiring
+        for shelf in self._shelves.values():
+            for box in (*shelf.fresh, *(it for kept in shelf.used.values() for it, _ in kept)):
+                self._begin(self._discard(box))
+        self._shelves.clear()
+        while self._work:
+            await asyncio.wait(self._work)
+        await self._tell()

@@ -1,0 +1,88 @@
+"""Removing containers, and what dead processes left in those that live on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from cdimage.containerd.client import Client
+from cdimage.containerd.containers import ContainerRecord
+from cdimage.containerd.errors import FailedPreconditionError
+from cdimage.errors import CdimageError, NotFoundError, UnavailableError
+from cdimage.locks import is_locked, try_lock
+from cdimage.warm.cgroup import Cgroup
+from cdimage.warm.settings import FOLDER_LABEL
+
+_KILL_SECONDS: Final = 10.0
+
+
+async def remove(client: Client, record: ContainerRecord, *, seconds: float) -> None:
+    """End a container, and remove its task, snapshot, folder and, last, its record."""
+    tasks = client.tasks
+    if await tasks.get(record.id) is not None:
+        await _end_task(client, record.id, seconds)
+        await tasks.delete(record.id)
+    await client.snapshots.remove(record.snapshotter, record.snapshot_key)
+    if folder := record.labels.get(FOLDER_LABEL):
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+    await client.containers.delete(record.id)
+
+
+async def _end_task(client: Client, container: str, seconds: float) -> None:
+    for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, _KILL_SECONDS)):
+        with suppress(CdimageError):
+            await client.tasks.kill(container, number)
+        with suppress(TimeoutError, NotFoundError):
+            async with asyncio.timeout(patience):
+                await client.tasks.wait(container)
+            return
+    raise UnavailableError(
+        f"the container {container} does not end, not even when it is killed: see its processes"
+    )
+
+
+async def clean_up_after_the_dead(client: Client, record: ContainerRecord, pid: int) -> None:
+    """Remove what is left of the jobs of processes that were killed."""
+    folder = Path(record.labels[FOLDER_LABEL])
+    dead = [it for it in owners(folder) if not is_locked(owner_path(folder, it))]
+    if not dead:
+        return
+    cgroup = Cgroup.of(pid)
+    names = {*_folders(folder), *cgroup.jobs()}
+    for name in names:
+        if name.partition("-")[0] not in dead:
+            continue
+        await cgroup.job(name).kill()
+        with suppress(CdimageError):
+            await client.tasks.kill(record.id, signal.SIGKILL, name)
+        with suppress(FailedPreconditionError):
+            await client.tasks.delete_process(record.id, name)
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for token in dead:
+        owner_path(folder, token).unlink(missing_ok=True)
+
+
+def _folders(folder: Path) -> list[str]:
+    return [it.name for it in folder.iterdir() if it.is_dir()]
+
+
+def owner_path(folder: Path, token: str) -> Path:
+    """The file that a process which uses the container has locked."""
+    return folder / f"owner-{token}"
+
+
+def owners(folder: Path) -> list[str]:
+    """Tokens of the processes that use the container, or did when they were killed."""
+    return [it.name.removeprefix("owner-") for it in folder.glob("owner-*")]
+
+
+def hold(path: Path) -> int:
+    """Lock a file that says so; the kernel lets go when the process ends."""
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try_lock(file)
+    return file
