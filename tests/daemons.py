@@ -68,6 +68,7 @@ class Daemon:
 
     def __init__(self, name: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix=f"cdi-{name[:4]}-"))
+        self.folder.chmod(0o711)  # the root of a user namespace passes through
         self.log = self.folder / f"{name}.log"
         self._name = name
         self._process: subprocess.Popen[bytes] | None = None

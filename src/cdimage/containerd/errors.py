@@ -64,6 +64,8 @@ _BY_WORDS: Final[tuple[tuple[str, type[CdimageError], str], ...]] = (
     ("failed to rename", LeftoverError,
      "containerd could not {action}: what a crash of it left behind is in the way; it is removed "
      "with the next snapshot that is: untag an image that nobody needs, and try again"),
+    ("ttrpc: closed", UnavailableError,
+     "containerd could not {action}: the shim of the container has ended"),
     (" locked for ", LockedError, "containerd could not {action}: {details}"),
     ("unknown service", BackendError,
      "what listens at {address} does not offer containerd's own services: containerd's "

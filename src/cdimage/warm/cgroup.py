@@ -193,6 +193,17 @@ class JobCgroup:
         return True
 
 
+def remove_groups(cgroups_path: str) -> None:
+    """Remove the empty groups of a container that has ended: a shim that was killed leaves them."""
+    if not cgroups_path.startswith("/"):
+        return  # systemd's, which removes them
+    for root, point in {it for _, it in _mounts(Path("/proc/self/mountinfo").read_text())}:
+        path = Path(point + cgroups_path.removeprefix(root.rstrip("/")))
+        for group in (*path.glob("job-*"), path):
+            with suppress(OSError):
+                group.rmdir()
+
+
 def _groups(text: str) -> Iterator[tuple[str, str]]:
     """Paths of groups by controller; "" is the second version's."""
     for line in text.splitlines():

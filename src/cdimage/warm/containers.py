@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import resource
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -189,7 +190,13 @@ async def launch(  # noqa: PLR0913 - each is something to ask for
         },
         runtime=runtime or Runtime(),
     )
-    return await finish(_launch(client, record, image, plan, home))
+    launching = asyncio.create_task(_launch(client, record, image, plan, home))
+    try:
+        return await finish(launching)
+    except asyncio.CancelledError:
+        if launching.exception() is None:
+            await launching.result().stop()
+        raise
 
 
 async def attach(client: Client, container: str) -> Box:

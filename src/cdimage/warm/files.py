@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import stat
 import tarfile
+import zlib
 from pathlib import PurePosixPath
-from typing import IO, Final
+from tarfile import InvalidHeaderError, ReadError, TruncatedHeaderError  # type: ignore[attr-defined]
+from typing import IO, Final, Self
 
 from cdimage.errors import BackendError, InvalidReferenceError
 from cdimage.warm.options import UserNamespace
@@ -17,6 +19,18 @@ from cdimage.warm.rooted import Root
 
 _CHUNK: Final = 1 << 20
 _DEVICES: Final = (tarfile.CHRTYPE, tarfile.BLKTYPE)
+
+
+class _StrictEntry(tarfile.TarInfo):
+    """An entry whose header is one: `tarfile` itself takes anything else for the end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        """Read the next header."""
+        try:
+            return super().fromtarfile(tarfile)
+        except (InvalidHeaderError, TruncatedHeaderError) as error:
+            raise ReadError(str(error)) from None
 
 
 def put_archive(root: Root, archive: IO[bytes], path: str, users: UserNamespace | None) -> None:
@@ -36,12 +50,12 @@ def put_archive(root: Root, archive: IO[bytes], path: str, users: UserNamespace 
         OSError: The container's file system refuses, as one that may only be read.
     """
     try:
-        with tarfile.open(fileobj=archive, mode="r|*") as members:
+        with tarfile.open(fileobj=archive, mode="r|*", tarinfo=_StrictEntry) as members:
             with root.folder(path, make=True):
                 pass
             for member in members:
                 _put(root, members, member, path, users)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, EOFError, zlib.error) as error:
         raise InvalidReferenceError(f"what is to be put is not a tar: {error}") from None
 
 

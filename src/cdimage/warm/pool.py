@@ -22,12 +22,23 @@ _logger = logging.getLogger(__name__)
 
 @dataclass
 class _Shelf:
-    """The containers of one digest that nobody has, and when each came."""
+    """What there is of one digest.
+
+    Attributes:
+        fresh: Containers that nobody had yet.
+        used: Those that tenants may have again, and when they were given back.
+        asked_at: When somebody asked last.
+        waiting: How many wait for a fresh one.
+        starting: How many are being started.
+        failed: Why the last could not be.
+    """
 
     fresh: list[Box] = field(default_factory=list)
     used: dict[str, list[tuple[Box, float]]] = field(default_factory=dict)
     asked_at: float = 0.0
-    failed: CdimageError | None = None
+    waiting: int = 0
+    starting: int = 0
+    failed: CdimageError | OSError | None = None
 
 
 class WarmPool:
@@ -68,7 +79,7 @@ class WarmPool:
         self._options = options
         self._shelves: dict[str, _Shelf] = {}
         self._count = 0
-        self._waiting: dict[str, int] = {}
+        self._leaving = 0
         self._changed = asyncio.Condition()
         self._work: set[asyncio.Task[None]] = set()
         self._is_open = True
@@ -87,7 +98,7 @@ class WarmPool:
                 lambda: (
                     shelf.failed is not None
                     or len(shelf.fresh) >= self._size
-                    or self._count >= self._total
+                    or (self._count >= self._total and not shelf.starting)
                 )
             )
         self._raise_if_failed(digest, shelf)
@@ -117,7 +128,7 @@ class WarmPool:
                 shelf.used.setdefault(tenant, []).append((box, time.monotonic()))
                 await self._tell()
             else:
-                self._begin(self._discard(box))
+                self._dismiss(box)
 
     async def _get(self, digest: str, shelf: _Shelf, tenant: str | None) -> Box:
         while True:
@@ -126,7 +137,7 @@ class WarmPool:
             box = self._ready(shelf, tenant)
             if box is not None:
                 return box
-            self._waiting[digest] = self._waiting.get(digest, 0) + 1
+            shelf.waiting += 1
             try:
                 self._fill()
                 async with self._changed:
@@ -139,7 +150,7 @@ class WarmPool:
                         )
                     )
             finally:
-                self._waiting[digest] -= 1
+                shelf.waiting -= 1
             self._raise_if_failed(digest, shelf)
 
     def _ready(self, shelf: _Shelf, tenant: str | None) -> Box | None:
@@ -164,18 +175,27 @@ class WarmPool:
             raise error
 
     def _fill(self) -> None:
-        """Begin to start what is missing, as far as there is room."""
+        """Begin to start what is missing, as far as there is room: who waits comes first."""
         for digest, shelf in self._shelves.items():
-            waiting = self._waiting.get(digest, 0)
-            missing = max(waiting, self._size) - len(shelf.fresh) - self._starting(digest)
-            for _ in range(missing):
-                if self._count >= self._total and not (waiting and self._make_room(digest)):
+            for _ in range(shelf.waiting - len(shelf.fresh) - shelf.starting):
+                if self._count >= self._total:
+                    if self._count - self._leaving >= self._total:
+                        self._make_room(digest)
                     return
-                self._count += 1
-                self._begin(self._start(digest, shelf), name=digest)
+                self._begin_start(digest, shelf)
+        for digest, shelf in self._shelves.items():
+            for _ in range(self._size - len(shelf.fresh) - shelf.starting):
+                if self._count >= self._total:
+                    return
+                self._begin_start(digest, shelf)
 
-    def _make_room(self, digest: str) -> bool:
-        """Stop the container that was not asked for the longest."""
+    def _begin_start(self, digest: str, shelf: _Shelf) -> None:
+        self._count += 1
+        shelf.starting += 1
+        self._begin(self._start(digest, shelf))
+
+    def _make_room(self, digest: str) -> None:
+        """Stop the container that was not asked for the longest; when it is gone, there is room."""
         others = [
             (shelf.asked_at, key) for key, shelf in self._shelves.items()
             if key != digest and shelf.fresh
@@ -190,35 +210,35 @@ class WarmPool:
                 for _, since in boxes[:1]
             ]
             if not kept:
-                return False
+                return
             _, key, tenant = min(kept)
             boxes = self._shelves[key].used[tenant]
             box, _ = boxes.pop(0)
             if not boxes:
                 del self._shelves[key].used[tenant]
-        self._begin(self._discard(box))
-        return False  # when it is gone, there is
-
-    def _starting(self, digest: str) -> int:
-        return sum(task.get_name() == digest for task in self._work)
+        self._dismiss(box)
 
     async def _start(self, digest: str, shelf: _Shelf) -> None:
         try:
             box = await launch(self._store.client, digest, **self._options)
-        except CdimageError as error:
+        except (CdimageError, OSError) as error:
             self._count -= 1
+            shelf.starting -= 1
             shelf.failed = error
             await self._tell()
             return
-        except BaseException:
-            self._count -= 1
-            raise
+        shelf.starting -= 1
         if self._is_open:
             shelf.failed = None
             shelf.fresh.append(box)
+            self._fill()
             await self._tell()
         else:
-            await self._discard(box)
+            self._dismiss(box)
+
+    def _dismiss(self, box: Box) -> None:
+        self._leaving += 1
+        self._begin(self._discard(box))
 
     async def _discard(self, box: Box) -> None:
         try:
@@ -227,6 +247,7 @@ class WarmPool:
             _logger.warning("a container of the pool could not be stopped: %s", error)
         finally:
             self._count -= 1
+            self._leaving -= 1
         if self._is_open:
             self._fill()
             await self._tell()
@@ -239,19 +260,19 @@ class WarmPool:
             for digest, shelf in list(self._shelves.items()):
                 for tenant, boxes in list(shelf.used.items()):
                     while boxes and boxes[0][1] < oldest:
-                        self._begin(self._discard(boxes.pop(0)[0]))
+                        self._dismiss(boxes.pop(0)[0])
                     if not boxes:
                         del shelf.used[tenant]
-                if shelf.asked_at < oldest and not self._waiting.get(digest):
+                if shelf.asked_at < oldest and not shelf.waiting:
                     for box in shelf.fresh:
-                        self._begin(self._discard(box))
+                        self._dismiss(box)
                     if shelf.used:
                         shelf.fresh.clear()
                     else:
                         del self._shelves[digest]
 
-    def _begin(self, work: Coroutine[Any, Any, None], name: str | None = None) -> None:
-        task = asyncio.create_task(work, name=name)
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._work.add(task)
         task.add_done_callback(self._work.discard)
 
@@ -275,7 +296,7 @@ class WarmPool:
             await self._retiring
         for shelf in self._shelves.values():
             for box in (*shelf.fresh, *(it for kept in shelf.used.values() for it, _ in kept)):
-                self._begin(self._discard(box))
+                self._dismiss(box)
         self._shelves.clear()
         while self._work:
             await asyncio.wait(self._work)

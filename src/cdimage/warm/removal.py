@@ -15,7 +15,7 @@ from cdimage.containerd.containers import ContainerRecord
 from cdimage.containerd.errors import FailedPreconditionError
 from cdimage.errors import CdimageError, NotFoundError, UnavailableError
 from cdimage.locks import is_locked, try_lock
-from cdimage.warm.cgroup import Cgroup
+from cdimage.warm.cgroup import Cgroup, remove_groups
 from cdimage.warm.settings import FOLDER_LABEL
 
 _KILL_SECONDS: Final = 10.0
@@ -28,6 +28,7 @@ async def remove(client: Client, record: ContainerRecord, *, seconds: float) -> 
         await _end_task(client, record.id, seconds)
         await tasks.delete(record.id)
     await client.snapshots.remove(record.snapshotter, record.snapshot_key)
+    remove_groups(str(record.spec.get("linux", {}).get("cgroupsPath", "")))
     if folder := record.labels.get(FOLDER_LABEL):
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
     await client.containers.delete(record.id)
