@@ -42,6 +42,7 @@ bench: setup  ## measure what preparing costs, against containerd's own client
 	@python3 scripts/fetch_tools.py --for test
 	@$(PYTHON) -m bench.prepare
 	@$(PYTHON) -m bench.registry
+	@$(PYTHON) -m bench.warm
 
 lock: setup  ## resolve the requirements again
 	@.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \

@@ -23,7 +23,6 @@ from tests.layouts import blobs_of, layout_files, write_layout
 from tests.node import Node
 from tests.tools import ToolMissingError
 
-import cdimage
 from scripts import fetch_tools
 
 GREETING = "echo I am the entrypoint of a user, and I am done"
@@ -64,17 +63,15 @@ def demonstrate(node: Node, image: str, job: tuple[str, ...]) -> None:
     show("cdimage", "inspect", digest, env=env)
     kept = sum(node.files().values()) - before
     say("""3. A worker starts it once. Whatever the image's entrypoint was, PID 1 is the pause
-        program now; here containerd's own ctr starts it.""")
-    print(f"  $ ctr run --detach {cdimage.prepared_image_name(digest)} box", flush=True)
-    container = node.run(digest)
-    pid, program = container.first_process()
-    print(f"    PID {pid} of the container is {program.rstrip(bytes(1)).decode()}")
+        program now. It has no network, and no way to privileges.""")
+    box = show("cdimage", "start", digest, env=env).strip()
     say("4. Jobs are exec'd into it, as many as there are, in milliseconds each.")
-    print(f"  $ ctr task exec --exec-id job box {' '.join(job)}", flush=True)
-    print(textwrap.indent(container.exec(*job), "    "), end="")
-    say("5. SIGTERM ends it at once, because the pause program listens; most images' would not.")
-    print(f"    it ended after {container.terminate() * 1000:.1f} ms")
-    container.remove()
+    show("cdimage", "exec", "-n", box, "--", *job, env=env)
+    show("cdimage", "ps", env=env)
+    say("5. It ends at once, because the pause program listens; most images' would not.")
+    show("cdimage", "stop", box, env=env)
+    say("Or all of that in one command, from the image to the job's exit code:")
+    show("cdimage", "run", "-n", image, "--", *job, env=env)
     say("6. Untag. cdimage waits for containerd's garbage collector, so the disk is free again.")
     show("cdimage", "untag", digest, env=env)
     left = sum(node.files().values()) - before

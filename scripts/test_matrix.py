@@ -19,7 +19,7 @@ from tests.tools import CONTAINERD_SUITE, ROOT, SUITE, tool, tool_env
 from scripts.fetch_tools import NEWER_PYTHONS, NEWER_SUITES
 
 SNAPSHOTTERS = ("overlayfs", "native")
-TESTS = ("tests/conformance", "tests/integration", "tests/cli")
+TESTS = ("tests/conformance", "tests/integration", "tests/warm", "tests/cli")
 LEFT_OUT = (
     "tests/integration/test_layout_crowds.py",
     "tests/integration/test_pause_on_windows.py",

@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -232,11 +233,18 @@ class Request:
     size: int
 
 
-def remove_cgroups(namespace: str) -> None:
-    """Remove the empty control groups that runc leaves for a containerd namespace."""
+def remove_cgroups(name: str) -> None:
+    """Remove the control groups of a containerd namespace, as soon as they are empty."""
     root = Path("/sys/fs/cgroup")
-    for group in (*root.glob(namespace), *root.glob(f"*/{namespace}")):
-        group.rmdir()
+    deadline = time.monotonic() + STOP_SECONDS
+    while left := [*root.glob(name), *root.glob(f"*/{name}")]:
+        for group in left:
+            for inner in (*sorted(group.rglob("*/"), reverse=True), group):
+                with suppress(OSError):
+                    inner.rmdir()
+        if time.monotonic() > deadline:
+            raise DaemonError(f"these control groups cannot be removed: {left}")
+        time.sleep(0.02)
 
 
 class Registry(Daemon):

@@ -43,9 +43,9 @@ def test_the_python_example_runs(node: Node, busybox: Pushed) -> None:
         [sys.executable, "-c", program],
         env=environment(node), capture_output=True, text=True, check=True,
     )  # fmt: skip
-    listed, name = done.stdout.splitlines()
+    listed, result = done.stdout.splitlines()
     assert listed == f"['{busybox.digest}']"
-    assert name == f"prepared.hpcc.local/img:{busybox.digest[7:]}"
+    assert result == "0 b'hello\\n'"
     assert node.is_empty()
 
 
@@ -53,9 +53,13 @@ def test_the_shell_examples_run(
     node: Node, registry: Registry, busybox: Pushed, tmp_path: Path
 ) -> None:
     (example,) = blocks("console")
-    lines = [line.removeprefix("$ ").partition(" #")[0].strip() for line in example.splitlines()]
+    lines = [
+        line.removeprefix("$ ").replace("BOX=$(", "").replace(")", "").partition(" #")[0].strip()
+        for line in example.splitlines()
+    ]
     commands = [line.split() for line in lines if line.startswith("cdimage ")]
-    assert len(commands) == 11
+    assert len(commands) == 16
+    box = ""
     (tmp_path / "images.txt").write_text(f"{busybox.reference}\n")
     image = image_of([layer_of(busybox_tar())])
     files = layout_files([("x", image.manifest)], blobs_of(image)[1:])
@@ -68,9 +72,12 @@ def test_the_shell_examples_run(
             .replace("image.tar", str(tmp_path / "image.tar"))
             .replace("box.tar", str(tmp_path / "box.tar"))
             .replace("registry.example/prepared", f"{registry.host}/documents")
+            .replace("$BOX", box)
             for word in command[1:]
         ]
-        assert cdimage(node, *real).code == 0, real
+        done = cdimage(node, *real)
+        assert done.code == 0, real
+        box = done.out.strip() if real[0] == "start" else box
     cdimage(node, "untag", image.digest)
     assert node.is_empty()
 
@@ -116,6 +123,19 @@ async def test_the_examples_for_stores_run(
     await eval(compiled, names)
     for store in (library.LayoutStore(tmp_path), library.LayoutStore(tmp_path / "worker")):
         assert await store.get_existing_images() == [busybox.digest]
+
+
+async def test_the_example_for_warm_containers_runs(
+    node: Node, client: library.Client, busybox: Pushed, tmp_path: Path
+) -> None:
+    text = (ROOT / "docs" / "warm.md").read_text()
+    store = library.Store(client)
+    await store.pull_image(busybox.reference, busybox.digest)
+    names = {"client": client, "store": store, "digest": busybox.digest, "folder": tmp_path}
+    program = "".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    compiled = compile(program, "warm.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    await eval(compiled, names)
+    assert node.ctr("containers", "ls", "-q") == ""
 
 
 def test_the_two_commands_are_targets_of_the_makefile() -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.daemons import remove_cgroups
 from tests.images import Pushed, Pusher, busybox_tar, image_of, layer_of
 from tests.node import Container, Node
 from tests.tools import tool, tool_env
@@ -100,21 +99,7 @@ def podman() -> Iterator[Podman]:
         yield podman
         podman("rm", "--all", "--force")
         podman("rmi", "--all", "--force")
-        remove_groups(podman.group)
-
-
-def remove_groups(name: str) -> None:
-    """Remove control groups, as soon as who monitored the containers has ended."""
-    deadline = time.monotonic() + 10
-    while left := [*Path("/sys/fs/cgroup").glob(f"*/{name}"), *Path("/sys/fs/cgroup").glob(name)]:
-        for group in left:
-            for inner in sorted(group.rglob("*/"), reverse=True):
-                with suppress(OSError):
-                    inner.rmdir()
-            with suppress(OSError):
-                group.rmdir()
-        assert time.monotonic() < deadline, left
-        time.sleep(0.05)
+        remove_cgroups(podman.group)
 
 
 def test_podman_runs_it(layout: Path, busybox: Pushed, podman: Podman, tmp_path: Path) -> None:

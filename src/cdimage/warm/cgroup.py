@@ -54,7 +54,7 @@ class Cgroup:
         except (FileNotFoundError, ProcessLookupError):
             raise NotFoundError("the container has ended") from None
         mounts = dict(_mounts(Path("/proc/self/mountinfo").read_text()))
-        if "freezer" in groups:
+        if "freezer" in mounts:
             path = _folder(groups, mounts, "freezer")
             memory = _folder(groups, mounts, "memory") if "memory" in groups else None
             return cls(path, memory and memory / "memory.oom_control", False, pid)

@@ -297,7 +297,9 @@ async def _launch(
 
 
 def _make_home(home: Path, hostname: str) -> None:
-    home.mkdir(mode=0o700, parents=True)
+    while not home.exists():
+        with suppress(FileNotFoundError):  # the last of the namespace's was just removed
+            home.mkdir(mode=0o700, parents=True)
     names = "".join(f"{it}\tlocalhost {hostname}\n" for it in ("127.0.0.1", "::1"))
     (home / "hosts").write_text(names)
 

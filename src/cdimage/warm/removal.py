@@ -31,6 +31,8 @@ async def remove(client: Client, record: ContainerRecord, *, seconds: float) -> 
     remove_groups(str(record.spec.get("linux", {}).get("cgroupsPath", "")))
     if folder := record.labels.get(FOLDER_LABEL):
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+        with suppress(OSError):  # of other containers of the namespace
+            Path(folder).parent.rmdir()
     await client.containers.delete(record.id)
 
 
