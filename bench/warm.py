@@ -19,12 +19,11 @@ from pathlib import Path
 from tests.daemons import Containerd, Registry
 from tests.images import Pusher, busybox_tar, image_of, layer_of
 from tests.node import Node
+from tests.podman import Podman
 from tests.tools import tool, tool_env
 
 import cdimage
 from cdimage import warm
-
-_PODMAN_RUNS = 3  # each takes seconds here
 
 Measured = Callable[[], Awaitable[object]]
 
@@ -55,7 +54,7 @@ def program(*command: str) -> Measured:
     return work
 
 
-async def measure(node: Node, host: str, folder: Path, runs: int) -> None:
+async def measure(node: Node, podman: Podman, host: str, folder: Path, runs: int) -> None:
     """Measure and print."""
     image = Pusher(host).push(image_of([layer_of(busybox_tar())]), "bench/warm")
     async with cdimage.connect(node.address, node.namespace) as client:
@@ -63,28 +62,17 @@ async def measure(node: Node, host: str, folder: Path, runs: int) -> None:
         await store.pull_image(image.reference, image.digest)
         name = cdimage.prepared_image_name(image.digest)
         node.ctr("images", "pull", "--plain-http", image.reference)
+        podman("pull", "--tls-verify=false", image.reference)
         async with warm.start(client, image.digest, folder=folder) as box:
-            await _jobs(node, box, image.reference, folder, runs)
+            await _jobs(node, podman, box, image.reference, runs)
             await _throughput(box, runs)
         await _starts(client, store, image.digest, folder, runs)
         node.ctr("images", "rm", "--sync", image.reference, name)
 
 
-async def _jobs(node: Node, box: warm.Box, image: str, folder: Path, runs: int) -> None:
+async def _jobs(node: Node, podman: Podman, box: warm.Box, image: str, runs: int) -> None:
     ctr = (tool("ctr"), "--address", node.address, "--namespace", node.namespace)
     state = f"/run/containerd/runc/{node.namespace}"
-    podman = (
-        tool("podman"), "--root", str(folder / "p"), "--runroot", str(folder / "r"),
-        "--tmpdir", str(folder / "t"), "--cgroup-manager", "cgroupfs", "--storage-driver", "vfs",
-        "--events-backend", "file", "--conmon", tool("conmon"), "--runtime", tool("runc"),
-    )  # fmt: skip
-    policy = folder / "policy.json"
-    policy.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
-    await program(*podman, "pull", "--tls-verify=false", "--signature-policy", str(policy), image)()
-    cold = (
-        "run", "--rm", "--network", "none", "--ulimit", "nofile=1024:1024", "--ulimit",
-        "nproc=512:512", "--cgroup-parent", f"/{node.namespace}", image, "true",
-    )  # fmt: skip
 
     async def ours() -> None:
         await box.exec(["true"])
@@ -102,12 +90,14 @@ async def _jobs(node: Node, box: warm.Box, image: str, folder: Path, runs: int) 
             "runc exec": program(tool("runc"), "--root", state, "exec", box.id, "true"),
             "ctr task exec": task_exec,
             "ctr run": run,
+            "podman run": program(*podman.command("run", "--rm", image, "true")),
         },
     )
-    medians |= await paired(_PODMAN_RUNS, {"podman run": program(*podman, *cold)})
     for name, seconds in medians.items():
         ratio = medians["Box.exec"] / seconds
-        print(f"a job: {name:14} {seconds * 1000:7.1f} ms, Box.exec is {ratio:.2f} of it")
+        print(
+            f"a job: {name:14} {seconds * 1000:7.1f} ms, Box.exec is {ratio:.2f} of it", flush=True
+        )
 
 
 async def _throughput(box: warm.Box, runs: int) -> None:
@@ -152,12 +142,13 @@ def main() -> None:
     with (
         Containerd() as containerd,
         Registry() as registry,
+        Podman() as podman,
         tempfile.TemporaryDirectory(prefix="cdi-bench-") as folder,
     ):
         node = Node(containerd, f"bench-{secrets.token_hex(4)}")
         node.create()
         try:
-            asyncio.run(measure(node, registry.host, Path(folder), runs))
+            asyncio.run(measure(node, podman, registry.host, Path(folder), runs))
         finally:
             node.clear()
 
