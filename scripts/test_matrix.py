@@ -24,6 +24,7 @@ LEFT_OUT = (
     "tests/integration/test_layout_crowds.py",
     "tests/integration/test_pause_on_windows.py",
     "tests/integration/test_registry_real.py",
+    "tests/warm/test_thousand_jobs.py",
 )
 
 

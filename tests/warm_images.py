@@ -54,6 +54,12 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+async def processes(box: warm.Box) -> list[str]:
+    """What runs in the container beside the pause program."""
+    lines = (await box.exec(["ps", "-o", "comm"])).stdout.decode().split()[1:]
+    return sorted(name for name in lines if name != "pause")
+
+
 @contextmanager
 def nothing_is_left(box: warm.Box) -> Iterator[None]:
     """Jobs leave no FIFO, group or open file of theirs."""
