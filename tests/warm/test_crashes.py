@@ -16,7 +16,7 @@ from tests.daemons import Containerd, Registry
 from tests.images import Pusher
 from tests.node import Node
 from tests.tools import ROOT
-from tests.warm_images import busybox, nothing_is_left, prepared
+from tests.warm_images import busybox, nothing_is_left, open_files, prepared
 
 import cdimage
 from cdimage import warm
@@ -127,7 +127,13 @@ async def test_a_container_that_ended_is_told_from_one_that_does_not_answer(
     ) as box:
         assert (await box.exec(["sleep", "1000"])).exit_code == 137
         assert await box.wait() == 0
-        assert not await box.is_running()
+        assert not box.is_running
+        files = open_files()
+        with pytest.raises(cdimage.NotFoundError, match="has ended"):
+            await box.put(b"", "/tmp")
+        with pytest.raises(cdimage.NotFoundError, match="has ended"):
+            await anext(box.get("/tmp"))
+        assert open_files() == files
         for _ in range(2):
             with pytest.raises(cdimage.NotFoundError, match="has ended"):
                 await box.exec(["true"])

@@ -74,6 +74,17 @@ async def test_a_job_that_never_reads_what_it_is_given_ends(box: warm.Box) -> No
     assert (result.exit_code, result.stdout) == (0, b"bored\n")
 
 
+async def _broken() -> AsyncIterator[bytes]:
+    yield b"x"
+    raise ZeroDivisionError
+
+
+async def test_input_that_cannot_be_had_ends_the_job(box: warm.Box) -> None:
+    with nothing_is_left(box), pytest.raises(ZeroDivisionError):
+        await box.exec(["cat"], stdin=_broken())
+    assert await processes(box) == ["ps"]
+
+
 @pytest.mark.parametrize(
     ("command", "code", "why"),
     [

@@ -138,6 +138,52 @@ async def test_what_cannot_be_started_is_told_to_who_asks_and_tried_again(
             pass
 
 
+async def test_everybody_who_waits_is_told_why_there_is_none(
+    open_pool: OpenPool, store: cdimage.Store, digest: str
+) -> None:
+    await store.untag_image(digest)
+
+    async def use(pool: warm.WarmPool) -> None:
+        async with pool.take(digest):
+            pass
+
+    async with open_pool(size=0) as pool:
+        failures = await asyncio.gather(*(use(pool) for _ in range(5)), return_exceptions=True)
+        assert [type(it) for it in failures] == [cdimage.NotFoundError] * 5
+
+
+async def test_what_is_given_back_late_is_stopped_with_the_pool(
+    open_pool: OpenPool, client: cdimage.Client, digest: str
+) -> None:
+    pool = open_pool(size=1, max_idle=0.2)
+    taken = pool.take(digest)
+    async with pool:
+        async with pool.take(digest, tenant="a") as mine:
+            await until(lambda: _is_alone(client, mine))
+            await asyncio.sleep(0.5)
+            assert await _is_alone(client, mine)
+        late = await taken.__aenter__()
+    assert late.is_running
+    await taken.__aexit__(None, None, None)
+    assert await warm.list(client) == []
+
+
+async def _is_alone(client: cdimage.Client, box: warm.Box) -> bool:
+    return [it.id for it in await warm.list(client)] == [box.id]
+
+
+async def test_what_ended_while_it_was_ready_is_not_handed_out(
+    open_pool: OpenPool, client: cdimage.Client, digest: str
+) -> None:
+    async with open_pool(size=1) as pool:
+        await pool.keep(digest)
+        (ready,) = await warm.list(client)
+        await warm.stop(client, ready.id)
+        async with pool.take(digest) as box:
+            assert box.id != ready.id
+            assert (await box.exec(["true"])).exit_code == 0
+
+
 async def test_who_waits_may_give_up_and_a_pool_that_is_cancelled_leaves_nothing(
     open_pool: OpenPool, client: cdimage.Client, digest: str
 ) -> None:

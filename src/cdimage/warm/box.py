@@ -7,7 +7,7 @@ import itertools
 import os
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -16,14 +16,14 @@ from typing import Final
 
 from cdimage.containerd.client import Client
 from cdimage.containerd.containers import ContainerRecord
-from cdimage.containerd.tasks import Status
 from cdimage.errors import BackendError, InvalidReferenceError, NotFoundError
 from cdimage.locks import locked
 from cdimage.threads import finish, to_end
 from cdimage.warm.cgroup import Cgroup
 from cdimage.warm.files import outside, read_file, write_file
-from cdimage.warm.job import Job, JobPlace
+from cdimage.warm.job import Job, JobEnd, JobPlace
 from cdimage.warm.options import MiB
+from cdimage.warm.process import Process
 from cdimage.warm.removal import hold, owner_path, remove
 from cdimage.warm.rooted import Root, open_root
 from cdimage.warm.settings import DIGEST_LABEL, FOLDER_LABEL, SETTINGS, Settings
@@ -81,7 +81,6 @@ class Box:
         self.user_digest = record.labels.get(DIGEST_LABEL, "")
         self._client = client
         self._record = record
-        self._pid = pid
         try:
             self._settings = Settings.load(record.spec["annotations"][SETTINGS])
         except (KeyError, TypeError, ValueError):
@@ -89,15 +88,16 @@ class Box:
         self._users = users_of(record.spec)
         self._folder = Path(record.labels[FOLDER_LABEL])
         self._token = secrets.token_hex(4)
-        self._owner = hold(owner_path(self._folder, self._token))
         self._numbers = itertools.count(1)
         self._starting = asyncio.Lock()
         self._place = JobPlace(client, self.id, self._folder, Cgroup.of(pid), self._start_one)
+        self._process = Process(pid)
+        self._owner = hold(owner_path(self._folder, self._token))
 
     @property
     def pid(self) -> int:
         """The container's first process, as the node counts."""
-        return self._pid
+        return self._process.pid
 
     @property
     def record(self) -> ContainerRecord:
@@ -118,7 +118,8 @@ class Box:
         """Run a job to its end, and what it started with it.
 
         What a job does, and that its program is not there, is a result and no error. Its output is
-        complete when the result is there. Cancelled, the job is killed, and nothing of it is left.
+        complete when the result is there. Cancelled, and when what it reads raises an error, the
+        job is killed, and nothing of it is left.
 
         Args:
             arguments: The program, looked up in the PATH of the job, and its arguments.
@@ -147,7 +148,7 @@ class Box:
             try:
                 try:
                     async with asyncio.timeout(timeout):
-                        end = await job.wait()
+                        end = await _ended(job, feeding)
                 except TimeoutError:
                     timed_out = True
                     await job.kill()
@@ -228,9 +229,13 @@ class Box:
         with self.root() as root:
             return find_user(text, root.read_text("/etc/passwd"), root.read_text("/etc/group"))
 
-    def root(self) -> _Rooted:
-        """The container's files, as it sees them."""
-        return _Rooted(self)
+    def root(self) -> AbstractContextManager[Root]:
+        """The container's files, as it sees them.
+
+        Raises:
+            NotFoundError: The container has ended.
+        """
+        return open_root(self._process)
 
     async def put(self, archive: Input, path: str = "/") -> None:
         """Unpack a tar, packed or not, below a directory of the container, made if need be.
@@ -285,10 +290,10 @@ class Box:
         with self.root() as root:
             return await to_end(lambda: read_file(root, path, limit))
 
-    async def is_running(self) -> bool:
-        """Whether it runs still."""
-        process = await self._client.tasks.get(self.id)
-        return process is not None and process.status is Status.RUNNING
+    @property
+    def is_running(self) -> bool:
+        """Whether it runs still, and was not let go of; the kernel says so, and at once."""
+        return not self._process.has_ended
 
     async def wait(self) -> int:
         """Wait until it has ended by itself, as at the end of its lifetime; its exit code."""
@@ -318,6 +323,7 @@ class Box:
         if self._owner >= 0:
             os.close(self._owner)
             self._owner = -1
+            self._process.close()
             owner_path(self._folder, self._token).unlink(missing_ok=True)
 
     async def __aenter__(self) -> Box:
@@ -337,28 +343,6 @@ class Box:
             yield
 
 
-class _Rooted:
-    """Opens the root of a box's first process, which may have ended."""
-
-    def __init__(self, box: Box) -> None:
-        self._box = box
-
-    def __enter__(self) -> Root:
-        self._context = open_root(self._box.pid)
-        try:
-            return self._context.__enter__()
-        except (FileNotFoundError, ProcessLookupError):
-            raise NotFoundError(f"the container {self._box.id} has ended") from None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._context.__exit__(kind, error, traceback)
-
-
 async def _collect(stream: OutputStream, limit: int) -> tuple[bytes, bool]:
     """What is written, up to a limit, and whether there was more."""
     kept = bytearray()
@@ -373,4 +357,18 @@ async def _collect(stream: OutputStream, limit: int) -> tuple[bytes, bool]:
 async def _feed(job: Job, source: Input) -> None:
     assert job.stdin is not None  # noqa: S101 - it was asked for
     await job.stdin.write_all(source)
-    await job.close_stdin()
+    with suppress(NotFoundError):  # it has ended without reading all of it
+        await job.close_stdin()
+
+
+async def _ended(job: Job, feeding: asyncio.Task[None] | None) -> JobEnd:
+    """Wait for a job; that what it reads cannot be had is an error, not its end."""
+    waiting = asyncio.ensure_future(job.wait())
+    try:
+        if feeding is not None:
+            await asyncio.wait((waiting, feeding), return_when=asyncio.FIRST_COMPLETED)
+            if feeding.done() and not waiting.done():
+                await feeding
+        return await waiting
+    finally:
+        waiting.cancel()

@@ -14,6 +14,7 @@ from typing import Any
 from cdimage.containerd.store import Store
 from cdimage.descriptor import Digest
 from cdimage.errors import CdimageError, InvalidReferenceError, UnavailableError
+from cdimage.threads import finish
 from cdimage.warm.box import Box
 from cdimage.warm.containers import launch
 
@@ -28,9 +29,12 @@ class _Shelf:
         fresh: Containers that nobody had yet.
         used: Those that tenants may have again, and when they were given back.
         asked_at: When somebody asked last.
-        waiting: How many wait for a fresh one.
+        waiting: How many wait for one.
         starting: How many are being started.
-        failed: Why the last could not be.
+        taken: How many are in somebody's hands.
+        failures: How many could not be started.
+        forgiven: How many of these were before somebody asked last.
+        error: Why the last could not be.
     """
 
     fresh: list[Box] = field(default_factory=list)
@@ -38,7 +42,20 @@ class _Shelf:
     asked_at: float = 0.0
     waiting: int = 0
     starting: int = 0
-    failed: CdimageError | OSError | None = None
+    taken: int = 0
+    failures: int = 0
+    forgiven: int = 0
+    error: CdimageError | OSError | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is left of it, and nobody comes back to it."""
+        return not (self.fresh or self.used or self.waiting or self.starting or self.taken)
+
+    def raise_if_failed_since(self, failures: int) -> None:
+        """Tell who waits why there is none."""
+        if self.failures > failures and self.error is not None:
+            raise self.error
 
 
 class WarmPool:
@@ -91,17 +108,20 @@ class WarmPool:
             NotFoundError: It is not prepared.
             CdimageError: As of `launch`.
         """
-        digest, shelf = self._shelf(user_digest)
+        shelf = self._shelf(user_digest)
+        failures = shelf.failures
         self._fill()
         async with self._changed:
             await self._changed.wait_for(
                 lambda: (
-                    shelf.failed is not None
+                    shelf.failures > failures
                     or len(shelf.fresh) >= self._size
                     or (self._count >= self._total and not shelf.starting)
+                    or not self._is_open
                 )
             )
-        self._raise_if_failed(digest, shelf)
+        self._raise_if_closed()
+        shelf.raise_if_failed_since(failures)
 
     @asynccontextmanager
     async def take(self, user_digest: str, *, tenant: str | None = None) -> AsyncIterator[Box]:
@@ -116,24 +136,29 @@ class WarmPool:
             NotFoundError: It is not prepared.
             CdimageError: As of `launch`.
         """
-        digest, shelf = self._shelf(user_digest)
-        box = await self._get(digest, shelf, tenant)
+        shelf = self._shelf(user_digest)
+        box = await self._get(shelf, tenant)
+        shelf.taken += 1
         is_whole = False
         try:
             self._fill()
             yield box
             is_whole = True
         finally:
-            if tenant is not None and is_whole and self._is_open:
+            shelf.taken -= 1
+            if not self._is_open:
+                self._leaving += 1
+                await finish(self._discard(box))
+            elif tenant is not None and is_whole:
                 shelf.used.setdefault(tenant, []).append((box, time.monotonic()))
-                await self._tell()
+                self._begin(self._tell())
             else:
                 self._dismiss(box)
 
-    async def _get(self, digest: str, shelf: _Shelf, tenant: str | None) -> Box:
+    async def _get(self, shelf: _Shelf, tenant: str | None) -> Box:
+        failures = shelf.failures
         while True:
-            if not self._is_open:
-                raise UnavailableError("the pool has ended: containers come from an open one")
+            self._raise_if_closed()
             box = self._ready(shelf, tenant)
             if box is not None:
                 return box
@@ -145,15 +170,27 @@ class WarmPool:
                         lambda: (
                             bool(shelf.fresh)
                             or bool(tenant and shelf.used.get(tenant))
-                            or shelf.failed is not None
+                            or shelf.failures > failures
                             or not self._is_open
                         )
                     )
             finally:
                 shelf.waiting -= 1
-            self._raise_if_failed(digest, shelf)
+            shelf.raise_if_failed_since(failures)
+
+    def _raise_if_closed(self) -> None:
+        if not self._is_open:
+            raise UnavailableError("the pool has ended: containers come from an open one")
 
     def _ready(self, shelf: _Shelf, tenant: str | None) -> Box | None:
+        """One that is there, and lives; those that ended meanwhile are removed."""
+        while box := self._next(shelf, tenant):
+            if box.is_running:
+                return box
+            self._dismiss(box)
+        return None
+
+    def _next(self, shelf: _Shelf, tenant: str | None) -> Box | None:
         if tenant is not None and (mine := shelf.used.get(tenant)):
             box, _ = mine.pop()
             if not mine:
@@ -161,18 +198,11 @@ class WarmPool:
             return box
         return shelf.fresh.pop(0) if shelf.fresh else None
 
-    def _shelf(self, user_digest: str) -> tuple[str, _Shelf]:
-        digest = str(Digest.parse(user_digest))
-        shelf = self._shelves.setdefault(digest, _Shelf())
+    def _shelf(self, user_digest: str) -> _Shelf:
+        shelf = self._shelves.setdefault(str(Digest.parse(user_digest)), _Shelf())
         shelf.asked_at = time.monotonic()
-        return digest, shelf
-
-    def _raise_if_failed(self, digest: str, shelf: _Shelf) -> None:
-        """Tell whoever asks why there is none; who asks next has it tried again."""
-        if shelf.failed is not None and not shelf.fresh:
-            error = shelf.failed
-            del self._shelves[digest]
-            raise error
+        shelf.forgiven = shelf.failures
+        return shelf
 
     def _fill(self) -> None:
         """Begin to start what is missing, as far as there is room: who waits comes first."""
@@ -183,7 +213,10 @@ class WarmPool:
                         self._make_room(digest)
                     return
                 self._begin_start(digest, shelf)
+        oldest = time.monotonic() - self._max_idle
         for digest, shelf in self._shelves.items():
+            if shelf.failures > shelf.forgiven or shelf.asked_at < oldest:
+                continue
             for _ in range(self._size - len(shelf.fresh) - shelf.starting):
                 if self._count >= self._total:
                     return
@@ -224,12 +257,12 @@ class WarmPool:
         except (CdimageError, OSError) as error:
             self._count -= 1
             shelf.starting -= 1
-            shelf.failed = error
+            shelf.failures += 1
+            shelf.error = error
             await self._tell()
             return
         shelf.starting -= 1
         if self._is_open:
-            shelf.failed = None
             shelf.fresh.append(box)
             self._fill()
             await self._tell()
@@ -264,11 +297,9 @@ class WarmPool:
                     if not boxes:
                         del shelf.used[tenant]
                 if shelf.asked_at < oldest and not shelf.waiting:
-                    for box in shelf.fresh:
-                        self._dismiss(box)
-                    if shelf.used:
-                        shelf.fresh.clear()
-                    else:
+                    while shelf.fresh:
+                        self._dismiss(shelf.fresh.pop())
+                    if shelf.is_idle:
                         del self._shelves[digest]
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
@@ -298,6 +329,6 @@ class WarmPool:
             for box in (*shelf.fresh, *(it for kept in shelf.used.values() for it, _ in kept)):
                 self._dismiss(box)
         self._shelves.clear()
+        await self._tell()
         while self._work:
             await asyncio.wait(self._work)
-        await self._tell()

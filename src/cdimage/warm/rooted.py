@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import PurePosixPath
 from typing import Final
 
-from cdimage.errors import BackendError
+from cdimage.errors import BackendError, NotFoundError
+from cdimage.warm.process import Process
 
 _OPENAT2: Final = 437  # on every processor
 _IN_ROOT: Final = 0x10
@@ -101,14 +102,20 @@ class Root:
 
 
 @contextmanager
-def open_root(pid: int) -> Iterator[Root]:
+def open_root(process: Process) -> Iterator[Root]:
     """The root of a process: with everything that is mounted there, and as it is mounted.
 
     Raises:
-        OSError: The process has ended, or belongs to somebody else.
+        NotFoundError: The process has ended.
+        OSError: It belongs to somebody else.
     """
-    file = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        file = os.open(f"/proc/{process.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        raise NotFoundError("the container has ended") from None
+    try:
+        if process.has_ended:  # and what was opened may be another's
+            raise NotFoundError("the container has ended")
         yield Root(file)
     finally:
         os.close(file)

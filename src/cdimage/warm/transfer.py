@@ -18,15 +18,15 @@ async def put(
     root: AbstractContextManager[Root], archive: Input, path: str, users: UserNamespace | None
 ) -> None:
     """Unpack a tar into a container; see `Box.put`."""
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    os.set_blocking(writing, False)
-    stream = InputStream(writing)
 
     def unpack() -> None:
         with os.fdopen(reading, "rb") as file:
             put_archive(opened, file, path, users)
 
     with root as opened:
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(writing, False)
+        stream = InputStream(writing)
         unpacking = asyncio.ensure_future(asyncio.to_thread(unpack))
         try:
             # The reader may be content, or refuse, before everything is written.
@@ -41,9 +41,6 @@ async def get(
     root: AbstractContextManager[Root], path: str, users: UserNamespace | None
 ) -> AsyncIterator[bytes]:
     """Pack a file or a directory of a container; see `Box.get`."""
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    os.set_blocking(reading, False)
-    stream = OutputStream(reading)
 
     def pack() -> None:
         # Whoever reads may have had enough.
@@ -51,6 +48,9 @@ async def get(
             get_archive(opened, path, file, users)
 
     with root as opened:
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(reading, False)
+        stream = OutputStream(reading)
         packing = asyncio.ensure_future(asyncio.to_thread(pack))
         try:
             async for chunk in stream:
