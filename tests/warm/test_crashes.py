@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from tests.daemons import Containerd, Registry
 from tests.images import Pusher
 from tests.node import Node
 from tests.tools import ROOT
-from tests.warm_images import busybox, nothing_is_left, open_files, prepared
+from tests.warm_images import busybox, nothing_is_left, open_files, prepared, processes
 
 import cdimage
 from cdimage import warm
@@ -171,31 +173,63 @@ def _arguments(pid: int) -> list[str]:
         return [""]
 
 
-async def test_jobs_outlive_a_daemon_that_is_killed_and_restarted(
-    registry: Registry, folder: Path, tmp_path: Path
-) -> None:
+@dataclass(frozen=True)
+class Restarted:
+    """A daemon of a test's own, and a container in it."""
+
+    daemon: Containerd
+    client: cdimage.Client
+    box: warm.Box
+
+    async def restart(self) -> None:
+        """Kill the daemon, and start it again."""
+        self.daemon.kill()
+        with pytest.raises(cdimage.UnavailableError):
+            await self.client.tasks.list()
+        await asyncio.to_thread(self.daemon.start)
+
+
+@pytest.fixture
+async def restarted(
+    registry: Registry, new_repository: Callable[[], str], tmp_path: Path
+) -> AsyncIterator[Restarted]:
     with Containerd() as daemon:
-        node = Node(daemon, "test-restarted")
+        node = Node(daemon, f"test-{secrets.token_hex(6)}")
         node.create()
         try:
             async with cdimage.connect(node.address, node.namespace) as client:
                 store = cdimage.Store(client)
-                digest = await prepared(store, Pusher(registry.host), "test/restarted", busybox())
+                digest = await prepared(store, Pusher(registry.host), new_repository(), busybox())
                 async with warm.start(client, digest, folder=tmp_path / "w") as box:
-                    script = "for i in 1 2 3 4 5 6; do echo $i; sleep 0.5; done; exit 9"
-                    job = asyncio.create_task(box.exec(["sh", "-c", script]))
-                    await asyncio.sleep(0.5)
-                    daemon.kill()
-                    with pytest.raises(cdimage.UnavailableError):
-                        await client.tasks.list()
-                    await asyncio.sleep(1)
-                    await asyncio.to_thread(daemon.start)
-                    result = await job
-                    assert (result.exit_code, result.stdout) == (9, b"1\n2\n3\n4\n5\n6\n")
-                    assert (await box.exec(["true"])).exit_code == 0
+                    yield Restarted(daemon, client, box)
                 await store.untag_image(digest)
         finally:
             node.clear()
+
+
+async def test_jobs_outlive_a_daemon_that_is_killed_and_restarted(restarted: Restarted) -> None:
+    script = "for i in 1 2 3 4 5 6; do echo $i; sleep 0.5; done; exit 9"
+    async with restarted.box.spawn(["sh", "-c", script]) as job:
+        assert await job.stdout.read() == b"1\n"
+        await asyncio.gather(restarted.restart(), asyncio.sleep(1))
+        assert b"".join([chunk async for chunk in job.stdout]) == b"2\n3\n4\n5\n6\n"
+        assert (await job.wait()).exit_code == 9
+    assert (await restarted.box.exec(["true"])).exit_code == 0
+
+
+async def test_a_daemon_that_is_killed_while_it_starts_a_job(restarted: Restarted) -> None:
+    for milliseconds in (1, 10, 20, 25, 30, 35, 40, 50):
+        with nothing_is_left(restarted.box):
+            job = asyncio.create_task(
+                restarted.box.exec(["sh", "-c", "sleep 0.3; (exit 9)"], timeout=20)
+            )
+            await asyncio.sleep(milliseconds / 1000)
+            await restarted.restart()
+            try:
+                assert (await job).exit_code == 9
+            except cdimage.UnavailableError as error:
+                assert "run it again" in str(error)  # noqa: PT017 - either is right
+        assert await processes(restarted.box) == ["ps"]
 
 
 async def test_a_start_that_is_cancelled_or_fails_leaves_nothing(

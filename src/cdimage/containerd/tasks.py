@@ -128,13 +128,12 @@ class Tasks:
         except NotFoundError:
             return
 
-    async def get(self, container: str) -> Process | None:
-        """The first process of a container; None where there is no task."""
+    async def get(self, container: str, exec_id: str = "") -> Process | None:
+        """The first process of a container, or another; None where there is none."""
+        request = pb.GetRequest(container_id=container, exec_id=exec_id)
         try:
-            with self._session.calling(f"look at {container}"):
-                reply = await self._stub.Get(
-                    pb.GetRequest(container_id=container), metadata=self._session.metadata
-                )
+            with self._session.calling(f"look at {exec_id or container}"):
+                reply = await self._stub.Get(request, metadata=self._session.metadata)
         except NotFoundError:
             return None
         return _process(reply.process)

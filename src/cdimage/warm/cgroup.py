@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,6 +72,10 @@ class Cgroup:
         counts = dict(line.split() for line in lines)
         return int(counts.get("oom_kill", 0))
 
+    def processes(self) -> frozenset[int]:
+        """Those that belong to no job, as the node counts."""
+        return frozenset(_pids(self.path))
+
     def job(self, name: str) -> JobCgroup:
         """The group of a job; made by `JobCgroup.adopt`."""
         return JobCgroup(self, self.path / f"job-{name}")
@@ -103,20 +107,34 @@ class JobCgroup:
         Raises:
             PermissionDeniedError: Control groups may not be changed by this user.
         """
+        await self._adopt(lambda it: self._is_of_job(it, pid))
+
+    async def adopt_since(self, before: frozenset[int]) -> None:
+        """Take in what was exec'd into the container since, with what it started.
+
+        Args:
+            before: `Cgroup.processes` when nobody else could start a job any more.
+
+        Raises:
+            PermissionDeniedError: Control groups may not be changed by this user.
+        """
+        others = before - {self.container.first}
+        await self._adopt(lambda it: others.isdisjoint(_ancestry(it)))
+
+    async def _adopt(self, belongs: Callable[[int], bool]) -> None:
         try:
             self.path.mkdir()
         except FileNotFoundError:
             return  # the container has ended, and the job with it
         except OSError as error:
             raise _refused(error) from None
-        self._move(pid)
         for _ in range(_PLAIN_PASSES):
-            if not self._sweep(pid):
+            if not self._sweep(belongs):
                 return
         # It has children faster than they can be counted: nothing moves meanwhile.
         await _set_frozen(self.container.path, self.container.is_unified, frozen=True)
         try:
-            while self._sweep(pid):
+            while self._sweep(belongs):
                 pass
         finally:
             await _set_frozen(self.container.path, self.container.is_unified, frozen=False)
@@ -169,12 +187,11 @@ class JobCgroup:
         with suppress(ProcessLookupError, FileNotFoundError):
             (self.path / _PROCS).write_text(str(pid))
 
-    def _sweep(self, pid: int) -> bool:
+    def _sweep(self, belongs: Callable[[int], bool]) -> bool:
         """Move what belongs to it; whether there was anything."""
         found = [
-            it for it in _pids(self.container.path) if it != self.container.first
-            and self._is_of_job(it, pid)
-        ]  # fmt: skip
+            it for it in _pids(self.container.path) if it != self.container.first and belongs(it)
+        ]
         for each in found:
             self._move(each)
         return bool(found)
@@ -242,6 +259,13 @@ def _pids(path: Path) -> list[int]:
         return [int(line) for line in (path / _PROCS).read_text().split()]
     except OSError:
         return []
+
+
+def _ancestry(pid: int) -> Iterator[int]:
+    """A process, its parent, and so on."""
+    while pid > 0:
+        yield pid
+        pid = _parent(pid)
 
 
 def _parent(pid: int) -> int:

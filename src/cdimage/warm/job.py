@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any, Final
 
 from cdimage.containerd.client import Client
-from cdimage.containerd.tasks import Status, Streams
+from cdimage.containerd.errors import AlreadyExistsError
+from cdimage.containerd.tasks import Process, Status, Streams
 from cdimage.errors import BackendError, CdimageError, NotFoundError, UnavailableError
 from cdimage.retry import Retry, persistently
 from cdimage.threads import finish
@@ -153,12 +154,12 @@ class Job:
             stderr="" if self._is_terminal else str(self._folder / "stderr"),
             is_terminal=self._is_terminal,
         )
-        await self._tasks.exec(self._place.container, self.id, self._process, streams)
+        await persistently(_PATIENCE, lambda: self._announce(streams))
         async with self._place.starting():
             started_at = datetime.now(UTC)
             kills = self._place.cgroup.memory_kills()
             try:
-                pid = await self._tasks.start(self._place.container, self.id)
+                pid = await self._begin()
             except CdimageError as error:
                 end = await self._failed(error, started_at)
                 self._end = asyncio.ensure_future(_return(end))
@@ -168,6 +169,35 @@ class Job:
                 return
             self._end = asyncio.create_task(self._watch(started_at, kills))
             await self._cgroup.adopt(pid)
+
+    async def _announce(self, streams: Streams) -> None:
+        with suppress(AlreadyExistsError):  # the answer did not arrive
+            await self._tasks.exec(self._place.container, self.id, self._process, streams)
+
+    async def _begin(self) -> int:
+        """Have it run; its PID. When the daemon dies meanwhile, the next one is asked for it.
+
+        The daemon's end may have killed runc when the job ran already, and nobody knows its PID.
+        """
+        before = self._place.cgroup.processes()
+        try:
+            return await self._tasks.start(self._place.container, self.id)
+        except UnavailableError:
+            with suppress(UnavailableError):
+                process = await self._look()
+                if process is not None and process.status is not Status.CREATED:
+                    return process.pid
+            await self._cgroup.adopt_since(before)
+            await self._cgroup.kill()
+            raise UnavailableError(
+                "containerd ended while it started a job, and what had begun of the job was "
+                "killed: run it again, if it may run twice"
+            ) from None
+
+    async def _look(self) -> Process | None:
+        return await persistently(
+            _PATIENCE, lambda: self._tasks.get(self._place.container, self.id)
+        )
 
     async def _watch(self, started_at: datetime, kills: int) -> JobEnd:
         tasks, container = self._tasks, self._place.container
@@ -227,6 +257,10 @@ class Job:
                 await asyncio.gather(
                     *(it.drain() for it in (self.stdout, self.stderr) if it is not None)
                 )
+        elif (process := await self._look()) and process.status is not Status.CREATED:
+            with suppress(CdimageError):
+                await self._tasks.kill(self._place.container, signal.SIGKILL, self.id)
+                await self._tasks.wait(self._place.container, self.id)
         with suppress(NotFoundError):
             await persistently(
                 _PATIENCE, lambda: self._tasks.delete_process(self._place.container, self.id)
