@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pty
@@ -9,10 +10,13 @@ import re
 import signal
 import subprocess
 import sys
+from asyncio.subprocess import PIPE
 from collections.abc import Callable
 
 import pytest
 from tests.cli.program import cdimage, environment
+from tests.daemons import Registry
+from tests.faults import Fault, FaultyRegistry, stall
 from tests.images import Pushed, Pusher, busybox_tar, image_of, layer_of, tar_of
 from tests.node import Node
 from tests.tools import ROOT
@@ -132,25 +136,27 @@ def _read(terminal: int) -> bytes:
         return b""
 
 
-def test_ctrl_c_is_answered_with_130_and_one_line(
-    node: Node, pusher: Pusher, new_repository: Callable[[], str]
+async def test_ctrl_c_is_answered_with_130_and_one_line(
+    node: Node, registry: Registry, busybox: Pushed
 ) -> None:
-    tars = [tar_of({f"{n}": os.urandom(20_000_000)}) for n in range(3)]
-    pushed = pusher.push(image_of([layer_of(tar, "none") for tar in tars]), new_repository())
-    with subprocess.Popen(
-        [sys.executable, "-m", "cdimage", "pull", pushed.reference],
-        env=environment(node), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT,
-    ) as process:  # fmt: skip
+    faulty = FaultyRegistry(registry.host, [Fault("layers", stall(1000))])
+    async with faulty.serving():
+        reference = busybox.reference.replace(registry.host, faulty.host)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "cdimage", "pull", reference,
+            env=environment(node), stdout=PIPE, stderr=PIPE, cwd=ROOT,
+        )  # fmt: skip
         assert process.stderr is not None
-        while "fetching" not in process.stderr.readline():
+        while b"fetching" not in await process.stderr.readline():
             pass
         process.send_signal(signal.SIGINT)
-        rest = process.stderr.read()
-        assert process.wait(10) == 130
+        rest = (await process.stderr.read()).decode()
+        assert await process.wait() == 130, rest
     assert "Traceback" not in rest
     assert rest.splitlines()[-1].startswith("cdimage: interrupted")
     assert node.images() == set()
-    assert cdimage(node, "pull", pushed.reference).code == 0
+    done = await asyncio.to_thread(cdimage, node, "pull", busybox.reference)
+    assert done.code == 0
 
 
 def test_doctor_is_content_with_a_containerd_that_works(node: Node) -> None:

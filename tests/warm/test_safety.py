@@ -156,16 +156,33 @@ async def test_a_root_file_system_that_may_only_be_read(
 async def test_limits_hold_and_are_told_to_the_container(
     client: cdimage.Client, digest: str, node: Node, folder: Path
 ) -> None:
-    limits = warm.Limits(memory=64 * warm.MiB, cpus=0.5, pids=7)
+    limits = warm.Limits(memory=64 * warm.MiB, cpus=0.5, pids=16)
     async with warm.start(
         client, digest, limits=limits, folder=folder, snapshotter=node.snapshotter
     ) as box:
-        script = "for i in 1 2 3 4 5 6 7 8 9; do sleep 5 & done; wait"
+        script = "for i in $(busybox seq 20); do sleep 5 & done; wait"
         assert b"can't fork" in (await box.exec(["sh", "-c", script], timeout=20)).stderr
         quota = await box.exec(["cat", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us"])
         if quota.exit_code:  # the second version's
             quota = await box.exec(["cat", "/sys/fs/cgroup/cpu.max"])
         assert quota.stdout.split()[0] == b"50000"
+
+
+async def test_a_container_that_is_full_says_so(
+    client: cdimage.Client, digest: str, node: Node, folder: Path
+) -> None:
+    async with warm.start(
+        client, digest, limits=warm.Limits(pids=16), folder=folder, snapshotter=node.snapshotter
+    ) as box:
+        script = "for i in $(busybox seq 14); do sleep 1000 & done; echo; wait"
+        async with box.spawn(["sh", "-c", script]) as job:
+            await job.stdout.read()
+            for _ in range(20):
+                try:
+                    assert (await box.exec(["true"])).exit_code == 0
+                except cdimage.UnavailableError as error:
+                    assert "used up its limit of processes" in str(error)  # noqa: PT017 - either
+        assert (await box.exec(["true"])).exit_code == 0
 
 
 @pytest.fixture
@@ -243,7 +260,7 @@ async def test_what_is_granted_is_granted(
     [
         lambda: warm.Limits(memory=1000),
         lambda: warm.Limits(cpus=0),
-        lambda: warm.Limits(pids=1),
+        lambda: warm.Limits(pids=15),
         lambda: warm.Mount("relative"),
         lambda: warm.Mount("/x", "relative"),
         lambda: warm.Mount("/x", "/y", size=5),

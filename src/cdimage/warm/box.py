@@ -134,7 +134,7 @@ class Box:
         Raises:
             InvalidReferenceError: There is no such user in the image, or no argument.
             NotFoundError: The container has ended.
-            UnavailableError: containerd does not answer.
+            UnavailableError: containerd does not answer, or the container is full.
         """
         job = self.spawn(arguments, stdin=stdin is not None, env=env, cwd=cwd, user=user)
         timed_out = False

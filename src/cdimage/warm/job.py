@@ -226,6 +226,11 @@ class Job:
                 program = self._process["args"][0]
                 what = f"{program!r}: {reason.removesuffix(': unknown')}"
                 return JobEnd(code, what, started_at, 0.0, out_of_memory=False)
+        if _NO_ROOM in words:
+            raise UnavailableError(
+                f"the container {self._place.container} has no room to start a job: what runs in "
+                "it has used up its limit of processes or of memory"
+            ) from None
         raise error
 
     async def _close(self) -> None:
@@ -267,6 +272,7 @@ class Job:
             )
 
 
+_NO_ROOM: Final = "read init-p: connection reset"  # runc's process in the container died
 _REASONS: Final = (
     (NOT_FOUND, "executable file not found in $PATH"),
     (NOT_FOUND, "no such file or directory"),

@@ -13,7 +13,9 @@ MiB: Final = 1 << 20
 GiB: Final = 1 << 30
 
 _PIDS: Final = 2048
-_LEAST_MEMORY: Final = 6 * MiB  # runc itself needs about that to start something
+# What runc itself needs to start something: it is in the container by then, with its threads.
+_LEAST_MEMORY: Final = 6 * MiB
+_LEAST_PIDS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +23,9 @@ class Limits:
     """What all processes of a container together may use; None is as much as there is.
 
     Attributes:
-        memory: In bytes, page cache included; there is no swap beyond it.
+        memory: In bytes, page cache included; there is no swap beyond it. 6 MiB is the least.
         cpus: Processors' time, as 1.5 for one and a half.
-        pids: Processes and threads.
+        pids: Processes and threads; 16 is the least.
     """
 
     memory: int | None = None
@@ -40,9 +42,9 @@ class Limits:
             raise InvalidReferenceError(
                 f"{self.cpus} processors cannot be given: 0.01 is the least"
             )
-        if self.pids is not None and self.pids < 2:
+        if self.pids is not None and self.pids < _LEAST_PIDS:
             raise InvalidReferenceError(
-                f"{self.pids} processes are too few: the pause program and a job are two"
+                f"{self.pids} processes are too few to start anything: allow {_LEAST_PIDS} at least"
             )
 
 
