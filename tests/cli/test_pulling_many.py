@@ -213,6 +213,20 @@ def test_ctrl_c_at_any_moment_is_answered_within_a_second(
     assert len(node.images()) == 1
 
 
+def test_a_pull_in_the_background_of_a_shell_goes_on(node: Node, busybox: Pushed) -> None:
+    program = f"trap '' INT; echo; exec {sys.executable} -m cdimage pull {busybox.reference}"
+    with subprocess.Popen(
+        ["sh", "-c", program], env=environment(node), stdout=subprocess.PIPE, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.05)
+    assert process.returncode == 0
+    assert len(node.images()) == 1
+
+
 @pytest.fixture
 def stopped() -> Iterator[Containerd]:
     """A containerd that hangs."""

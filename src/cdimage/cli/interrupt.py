@@ -17,6 +17,7 @@ def run(work: Coroutine[Any, Any, Any], end_now: Callable[[], None]) -> Any:
 
     The loop's own answer to SIGINT, which cancels the work, stays as it is. But a daemon that hangs
     or a name that is being looked up may not let go: then ``end_now`` is called, in a thread.
+    Where SIGINT is ignored, as in what a shell runs in the background, it stays so.
     """
     timer = threading.Timer(_SECONDS, end_now)
     timer.daemon = True
@@ -37,6 +38,7 @@ async def _interruptible(work: Coroutine[Any, Any, Any], timer: threading.Timer)
         if callable(before):
             before(number, frame)
 
-    signal.signal(signal.SIGINT, interrupted)
+    if before != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, interrupted)
     # Not put back here: what follows, as the end of the loop's threads, may hang as well.
     return await work

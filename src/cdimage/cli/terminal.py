@@ -111,7 +111,9 @@ async def _read_standard_input() -> bytes:
 async def _signals(job: Job, *, is_raw: bool) -> AsyncIterator[None]:
     """Hand what this process is sent to the job; in a terminal, its size as well."""
     loop = asyncio.get_running_loop()
-    before = {number: signal.getsignal(number) for number in _FORWARDED}
+    handlers = {number: signal.getsignal(number) for number in _FORWARDED}
+    # What a shell's background or nohup ignores stays ignored.
+    before = {number: it for number, it in handlers.items() if it != signal.SIG_IGN}
     sent = dict.fromkeys(_FORWARDED, 0)
     work: set[asyncio.Task[None]] = set()
 
@@ -129,7 +131,7 @@ async def _signals(job: Job, *, is_raw: bool) -> AsyncIterator[None]:
         columns, rows = shutil.get_terminal_size()
         begin(job.resize(columns, rows))
 
-    for number in _FORWARDED:
+    for number in before:
         loop.add_signal_handler(number, forward, number)
     if is_raw:
         loop.add_signal_handler(signal.SIGWINCH, resize)
