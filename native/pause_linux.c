@@ -21,7 +21,7 @@
 enum { STDOUT = 1 };
 enum { SIGINT = 2, SIGQUIT = 3, SIGALRM = 14, SIGTERM = 15, SIGCHLD = 17 };
 enum { SIG_SETMASK = 2, SIGSET_BYTES = 8, WNOHANG = 1 };
-enum { PR_SET_NAME = 15, PR_SET_CHILD_SUBREAPER = 36 };
+enum { PR_SET_DUMPABLE = 4, PR_SET_NAME = 15, PR_SET_CHILD_SUBREAPER = 36 };
 
 #if defined(__x86_64__)
 
@@ -99,6 +99,8 @@ __attribute__((used)) _Noreturn void run(const long *stack)
         leave();
     }
 
+    /* A job that runs as our user must not trace us: who is PID 1 outlives all jobs. */
+    call(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0);
     call(SYS_rt_sigprocmask, SIG_SETMASK, (long)&all, 0, SIGSET_BYTES);
     call(SYS_prctl, PR_SET_NAME, (long)"pause", 0, 0);
     /* In a shared PID namespace orphans would go past us, to its init. */

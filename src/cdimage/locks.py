@@ -56,7 +56,7 @@ async def open_locked(path: Path) -> int:
     while True:
         file = os.open(path, _FLAGS, 0o644)
         try:
-            if try_lock(file) and _is_at(file, path):
+            if try_lock(file) and is_at(file, path):
                 return file
         except BaseException:
             os.close(file)
@@ -88,7 +88,8 @@ def is_locked(path: Path) -> bool:
         os.close(file)
 
 
-def _is_at(file: int, path: Path) -> bool:
+def is_at(file: int, path: Path) -> bool:
+    """Whether an open file is the one at a path."""
     try:
         return os.path.samestat(os.fstat(file), path.stat(follow_symlinks=False))
     except FileNotFoundError:

@@ -65,7 +65,7 @@ def test_limits_mounts_and_users() -> None:
     assert spec["linux"]["resources"]["cpu"] == {"quota": 150_000, "period": 100_000}
     assert "pids" not in spec["linux"]["resources"]
     bind, memory = spec["mounts"][-2:]
-    assert (bind["source"], bind["destination"], "ro" in bind["options"]) == ("/b", "/a", True)
+    assert (bind["source"], bind["destination"], "rro" in bind["options"]) == ("/b", "/a", True)
     assert (memory["type"], "size=5" in memory["options"]) == ("tmpfs", True)
     assert users_of(spec) == users
     assert users_of(container_spec(plan(), "amd64")) is None

@@ -217,6 +217,20 @@ async def test_jobs_outlive_a_daemon_that_is_killed_and_restarted(restarted: Res
     assert (await restarted.box.exec(["true"])).exit_code == 0
 
 
+async def test_a_daemon_that_is_away_when_the_input_ends(restarted: Restarted) -> None:
+    async def source() -> AsyncIterator[bytes]:
+        yield b"one "
+        restarting = asyncio.create_task(restarted.restart())
+        yield b"two"
+        await asyncio.sleep(0.01)
+        waiting.append(restarting)
+
+    waiting: list[asyncio.Task[None]] = []
+    result = await restarted.box.exec(["cat"], stdin=source())
+    assert (result.exit_code, result.stdout) == (0, b"one two")
+    await asyncio.gather(*waiting)
+
+
 async def test_a_daemon_that_is_killed_while_it_starts_a_job(restarted: Restarted) -> None:
     for milliseconds in (1, 10, 20, 25, 30, 35, 40, 50):
         with nothing_is_left(restarted.box):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import socket
+import tarfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from tests.images import Pusher, debian_layer, image_of
+from tests.images import Pusher, busybox_tar, debian_layer, image_of, layer_of
 from tests.node import Node
 from tests.warm_images import prepared
 
@@ -215,6 +217,31 @@ async def test_root_of_a_user_namespace_is_nobody_outside(
     ) as again:
         assert len(node.snapshots() - before) == 1  # the files are changed once
         assert (await again.exec(["ls", "/made"])).exit_code != 0
+
+
+async def test_a_file_of_several_names_changes_its_owner_once(
+    client: cdimage.Client,
+    store: cdimage.Store,
+    node: Node,
+    pusher: Pusher,
+    new_repository: Callable[[], str],
+    folder: Path,
+) -> None:
+    tar = io.BytesIO(busybox_tar())
+    with tarfile.open(fileobj=tar, mode="a") as archive:
+        for name in ("one", "two"):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname, link.mode = tarfile.LNKTYPE, "bin/busybox", 0o755
+            archive.addfile(link)
+    image = image_of([layer_of(tar.getvalue())])
+    digest = await prepared(store, pusher, new_repository(), image)
+    async with warm.start(
+        client, digest, user_namespace=warm.UserNamespace(first=200_000), folder=folder,
+        snapshotter=node.snapshotter,
+    ) as box:  # fmt: skip
+        script = "ls -ln /one /two | busybox awk '{print $3}'"
+        result = await box.exec(["sh", "-c", script])
+        assert (result.stdout, result.stderr) == (b"0\n0\n", b"")
 
 
 def _owners(command: bytes) -> list[int]:

@@ -21,10 +21,10 @@ from cdimage.locks import locked
 from cdimage.threads import finish, to_end
 from cdimage.warm.cgroup import Cgroup
 from cdimage.warm.files import outside, read_file, write_file
-from cdimage.warm.job import Job, JobEnd, JobPlace
+from cdimage.warm.job import OUTPUT_SECONDS, Job, JobEnd, JobPlace
 from cdimage.warm.options import MiB
 from cdimage.warm.process import Process
-from cdimage.warm.removal import hold, owner_path, remove
+from cdimage.warm.removal import STARTING, hold, owner_path, remove
 from cdimage.warm.rooted import Root, open_root
 from cdimage.warm.settings import DIGEST_LABEL, FOLDER_LABEL, SETTINGS, Settings
 from cdimage.warm.spec import merged_env, process_spec, users_of
@@ -45,7 +45,8 @@ class ExecResult:
             cannot be executed.
         stdout: What it wrote, up to the limit.
         stderr: The same; empty for a job with a terminal.
-        truncated: Whether it wrote more than that.
+        truncated: Whether it wrote more than that; or another job holds its output open, and it
+            was not waited for.
         timed_out: Whether it was killed because its time was over.
         out_of_memory: Whether it was killed for want of memory.
         message: Why it could not be started; "" when it was.
@@ -139,32 +140,33 @@ class Box:
         job = self.spawn(arguments, stdin=stdin is not None, env=env, cwd=cwd, user=user)
         timed_out = False
         async with job:
-            reading = [
-                asyncio.create_task(_collect(stream, output_limit))
-                for stream in (job.stdout, job.stderr)
-                if stream is not None
-            ]
+            outputs = [_Output(stream, output_limit) for stream in (job.stdout, job.stderr)]
+            reading = [asyncio.create_task(output.collect()) for output in outputs]
             feeding = asyncio.create_task(_feed(job, stdin)) if stdin is not None else None
             try:
                 try:
-                    async with asyncio.timeout(timeout):
+                    async with asyncio.timeout(timeout) as limit:
                         end = await _ended(job, feeding)
                 except TimeoutError:
+                    if not limit.expired():  # what it reads took too long
+                        raise
                     timed_out = True
                     await job.kill()
                     end = await job.wait()
-                outputs = await asyncio.gather(*reading)
+                done, held = await asyncio.wait(reading, timeout=OUTPUT_SECONDS)
+                for task in done:
+                    await task
             finally:
                 for task in (*reading, *([feeding] if feeding else [])):
                     task.cancel()
                     with suppress(asyncio.CancelledError, Exception):
                         await task
-        (stdout, more_out), (stderr, more_err) = outputs
+        stdout, stderr = outputs
         return ExecResult(
             exit_code=end.exit_code,
-            stdout=stdout,
-            stderr=stderr,
-            truncated=more_out or more_err,
+            stdout=bytes(stdout.kept),
+            stderr=bytes(stderr.kept),
+            truncated=stdout.is_cut or stderr.is_cut or bool(held),
             timed_out=timed_out,
             out_of_memory=end.out_of_memory,
             message=end.message,
@@ -223,7 +225,8 @@ class Box:
         """Whom the image means, by its own files.
 
         Raises:
-            InvalidReferenceError: There is no such user or group.
+            InvalidReferenceError: There is no such user or group; or these files are none, as when
+                a job put a FIFO in their place, which runc would wait for.
             NotFoundError: The container has ended.
         """
         with self.root() as root:
@@ -339,26 +342,36 @@ class Box:
 
     @asynccontextmanager
     async def _start_one(self) -> AsyncIterator[None]:
-        async with self._starting, locked(self._folder / "starting"):
+        async with self._starting, locked(self._folder / STARTING):
             yield
 
 
-async def _collect(stream: OutputStream, limit: int) -> tuple[bytes, bool]:
+class _Output:
     """What is written, up to a limit, and whether there was more."""
-    kept = bytearray()
-    more = False
-    async for chunk in stream:
-        room = limit - len(kept)
-        kept += chunk[:room]
-        more = more or len(chunk) > room
-    return bytes(kept), more
+
+    def __init__(self, stream: OutputStream | None, limit: int) -> None:
+        self._stream = stream
+        self._limit = limit
+        self.kept = bytearray()
+        self.is_cut = False
+
+    async def collect(self) -> None:
+        if self._stream is None:
+            return
+        async for chunk in self._stream:
+            room = self._limit - len(self.kept)
+            self.kept += chunk[:room]
+            self.is_cut = self.is_cut or len(chunk) > room
 
 
 async def _feed(job: Job, source: Input) -> None:
     assert job.stdin is not None  # noqa: S101 - it was asked for
-    await job.stdin.write_all(source)
-    with suppress(NotFoundError):  # it has ended without reading all of it
+    try:
+        await job.stdin.write_all(source)
         await job.close_stdin()
+    except (BrokenPipeError, NotFoundError):
+        if not job.stdin.has_ended:  # without reading all of it
+            raise
 
 
 async def _ended(job: Job, feeding: asyncio.Task[None] | None) -> JobEnd:

@@ -74,7 +74,7 @@ class Cgroup:
 
     def processes(self) -> frozenset[int]:
         """Those that belong to no job, as the node counts."""
-        return frozenset(_pids(self.path))
+        return frozenset(_ids(self.path))
 
     def job(self, name: str) -> JobCgroup:
         """The group of a job; made by `JobCgroup.adopt`."""
@@ -123,7 +123,7 @@ class JobCgroup:
 
     async def _adopt(self, belongs: Callable[[int], bool]) -> None:
         try:
-            self.path.mkdir()
+            self.path.mkdir(exist_ok=True)
         except FileNotFoundError:
             return  # the container has ended, and the job with it
         except OSError as error:
@@ -134,8 +134,12 @@ class JobCgroup:
         # It has children faster than they can be counted: nothing moves meanwhile.
         await _set_frozen(self.container.path, self.container.is_unified, frozen=True)
         try:
-            while self._sweep(belongs):
-                pass
+            for _ in range(_PLAIN_PASSES):
+                if not self._sweep(belongs):
+                    return
+            raise UnavailableError(
+                f"the processes of a job cannot be told from others: see {self.container.path}"
+            )
         finally:
             await _set_frozen(self.container.path, self.container.is_unified, frozen=False)
 
@@ -159,7 +163,7 @@ class JobCgroup:
 
     def signal(self, number: int) -> None:
         """Send a signal to all of its processes."""
-        for pid in _pids(self.path):
+        for pid in _ids(self.path):
             _send(pid, number)
 
     async def _kill_once(self) -> None:
@@ -167,12 +171,17 @@ class JobCgroup:
         if everything.exists():
             with suppress(OSError):
                 everything.write_text("1")
+            if not _numbers(self.path / _PROCS):
+                # The kernel passes over those whose first thread has ended elsewhere.
+                self.signal(signal.SIGKILL)
             return
-        if not _pids(self.path):
+        if not _ids(self.path):
             return
-        await _set_frozen(self.path, self.container.is_unified, frozen=True)
-        self.signal(signal.SIGKILL)
-        await _set_frozen(self.path, self.container.is_unified, frozen=False)
+        try:
+            await _set_frozen(self.path, self.container.is_unified, frozen=True)
+            self.signal(signal.SIGKILL)
+        finally:  # at once: somebody may have lost patience
+            _order(self.path, self.container.is_unified, frozen=False)
 
     def _is_removed(self) -> bool:
         try:
@@ -190,7 +199,7 @@ class JobCgroup:
     def _sweep(self, belongs: Callable[[int], bool]) -> bool:
         """Move what belongs to it; whether there was anything."""
         found = [
-            it for it in _pids(self.container.path) if it != self.container.first and belongs(it)
+            it for it in _ids(self.container.path) if it != self.container.first and belongs(it)
         ]
         for each in found:
             self._move(each)
@@ -201,13 +210,7 @@ class JobCgroup:
 
         What others exec into the container has a parent outside it.
         """
-        seen = pid
-        while seen not in (job, self.container.first):
-            parent = _parent(seen)
-            if parent <= 1 or parent == os.getpid():
-                return False
-            seen = parent
-        return True
+        return any(it in (job, self.container.first) for it in _ancestry(pid))
 
 
 def remove_groups(cgroups_path: str) -> None:
@@ -254,27 +257,44 @@ def _folder(groups: dict[str, str], mounts: dict[str, tuple[str, str]], controll
     return Path(point + inside)
 
 
-def _pids(path: Path) -> list[int]:
+def _ids(path: Path) -> list[int]:
+    """What is in a group: processes, or, where the second version's are listed, their threads.
+
+    A process whose first thread has ended is listed where that was; its threads are where they are.
+    """
+    threads = path / "cgroup.threads"
+    return _numbers(threads if threads.exists() else path / _PROCS)
+
+
+def _numbers(path: Path) -> list[int]:
     try:
-        return [int(line) for line in (path / _PROCS).read_text().split()]
+        return [int(line) for line in path.read_text().split()]
     except OSError:
         return []
 
 
 def _ancestry(pid: int) -> Iterator[int]:
-    """A process, its parent, and so on."""
+    """A thread or a process, its process, that one's parent, and so on."""
     while pid > 0:
         yield pid
-        pid = _parent(pid)
+        process, parent = _relatives(pid)
+        if process not in (0, pid):
+            yield process
+        pid = parent
 
 
-def _parent(pid: int) -> int:
-    """The parent of a process; 0 when it has ended."""
+def _relatives(pid: int) -> tuple[int, int]:
+    """The process and the parent of a thread; 0 when it has ended."""
+    found = {b"Tgid": 0, b"PPid": 0}
     try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
+        status = Path(f"/proc/{pid}/status").read_bytes()
     except OSError:
-        return 0
-    return int(stat.rpartition(")")[2].split()[1])
+        return 0, 0
+    for line in status.splitlines():
+        name, _, value = line.partition(b":")
+        if name in found:
+            found[name] = int(value)
+    return found[b"Tgid"], found[b"PPid"]
 
 
 def _send(pid: int, number: int) -> None:
@@ -285,20 +305,23 @@ def _send(pid: int, number: int) -> None:
 async def _set_frozen(path: Path, is_unified: bool, *, frozen: bool) -> None:
     """Stop or go on; returns when it is so, or after a moment, or when the group is gone."""
     if is_unified:
-        word, order, done = "cgroup.freeze", str(int(frozen)), f"frozen {int(frozen)}"
-        state = path / "cgroup.events"
+        state, done = path / "cgroup.events", f"frozen {int(frozen)}"
     else:
-        word, order, done = "freezer.state", "FROZEN" if frozen else "THAWED", ""
-        state = path / word
-        done = order
-    try:
-        (path / word).write_text(order)
+        state, done = path / "freezer.state", "FROZEN" if frozen else "THAWED"
+    _order(path, is_unified, frozen=frozen)
+    with suppress(OSError):
         for _ in range(100):
             if done in state.read_text():
                 return
             await asyncio.sleep(_POLL)
-    except OSError:
-        return
+
+
+def _order(path: Path, is_unified: bool, *, frozen: bool) -> None:
+    with suppress(OSError):
+        if is_unified:
+            (path / "cgroup.freeze").write_text(str(int(frozen)))
+        else:
+            (path / "freezer.state").write_text("FROZEN" if frozen else "THAWED")
 
 
 def _refused(error: OSError) -> PermissionDeniedError:

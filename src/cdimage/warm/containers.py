@@ -170,7 +170,7 @@ async def launch(  # noqa: PLR0913 - each is something to ask for
         arguments=_pause(lifetime),
         settings=settings,
         hostname=hostname or _HOSTNAME,
-        cgroups_path=f"/{client.namespace}/{container}",
+        cgroups_path=_cgroups_path(client.namespace, container, runtime),
         limits=limits or Limits(),
         mounts=[Mount("/etc/hosts", str(home / "hosts"), read_only=True), *mounts],
         read_only=read_only,
@@ -302,6 +302,12 @@ def _make_home(home: Path, hostname: str) -> None:
             home.mkdir(mode=0o700, parents=True)
     names = "".join(f"{it}\tlocalhost {hostname}\n" for it in ("127.0.0.1", "::1"))
     (home / "hosts").write_text(names)
+
+
+def _cgroups_path(namespace: str, container: str, runtime: Runtime | None) -> str:
+    if runtime is not None and runtime.systemd_cgroup:
+        return f"system.slice:cdimage:{container}"  # slice, prefix, name
+    return f"/{namespace}/{container}"
 
 
 def _pause(lifetime: float | None) -> list[str]:

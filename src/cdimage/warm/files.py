@@ -9,15 +9,18 @@ import os
 import stat
 import tarfile
 import zlib
-from pathlib import PurePosixPath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
 from tarfile import InvalidHeaderError, ReadError, TruncatedHeaderError  # type: ignore[attr-defined]
 from typing import IO, Final, Self
 
 from cdimage.errors import BackendError, InvalidReferenceError
 from cdimage.warm.options import UserNamespace
-from cdimage.warm.rooted import Root
+from cdimage.warm.rooted import Root, open_found
 
 _CHUNK: Final = 1 << 20
+_FOUND: Final = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _DEVICES: Final = (tarfile.CHRTYPE, tarfile.BLKTYPE)
 
 
@@ -63,11 +66,13 @@ def get_archive(root: Root, path: str, output: IO[bytes], users: UserNamespace |
     """Pack a file or a directory of the container as a tar, whose first name is its own.
 
     Raises:
+        InvalidReferenceError: It is the kernel's.
         OSError: It is not there.
     """
     pure = PurePosixPath(path)
     name = pure.name or "."
     with root.folder(str(pure.parent)) as above:
+        root.refuse_kernels(above, path)
         os.stat(name, dir_fd=above, follow_symlinks=False)
         with tarfile.open(fileobj=output, mode="w|", format=tarfile.PAX_FORMAT) as archive:
             _get(archive, above, name, name, users)
@@ -98,13 +103,10 @@ def read_file(root: Root, path: str, limit: int) -> bytes:
     """Read a file of the container.
 
     Raises:
-        InvalidReferenceError: It is no file, or larger than the limit.
+        InvalidReferenceError: It is no file, one of the kernel's, or larger than the limit.
         OSError: It is not there.
     """
-    file = root.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with os.fdopen(file, "rb", closefd=True) as opened:
-        if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
-            raise InvalidReferenceError(f"{path} in the container is no regular file")
+    with os.fdopen(root.open_file(path), "rb") as opened:
         data = opened.read(limit + 1)
     if len(data) > limit:
         raise InvalidReferenceError(f"{path} in the container is larger than {limit} bytes")
@@ -127,24 +129,20 @@ def _put(
         return
     target = PurePosixPath(path) / pure
     with root.folder(str(target.parent), make=True) as folder:
-        _make(root, archive, member, folder, target, path)
-        if not member.islnk():
-            _dress(member, folder, target.name, users)
+        file = _make(root, archive, member, folder, target, path)
+        if file is not None:
+            with _closing(file):
+                _dress(member, file, users)
 
 
-def _dress(member: tarfile.TarInfo, folder: int, name: str, users: UserNamespace | None) -> None:
-    """Give it owner, mode and time; the container may have put something else in its place."""
-    owner = outside(users, member.uid), outside(users, member.gid)
-    os.chown(name, *owner, dir_fd=folder, follow_symlinks=False)
+def _dress(member: tarfile.TarInfo, file: int, users: UserNamespace | None) -> None:
+    """Give what was just made its owner, mode and time."""
+    path = f"/proc/self/fd/{file}"  # of what was only found, too
+    os.chown(path, outside(users, member.uid), outside(users, member.gid))
     if not member.issym():
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-        file = os.open(name, flags, dir_fd=folder)
-        try:
-            os.fchmod(file, stat.S_IMODE(member.mode))
-        finally:
-            os.close(file)
+        Path(path).chmod(stat.S_IMODE(member.mode))
     when = int(member.mtime * 1e9)
-    os.utime(name, ns=(when, when), dir_fd=folder, follow_symlinks=False)
+    os.utime(path, ns=(when, when))
 
 
 def _make(
@@ -154,11 +152,12 @@ def _make(
     folder: int,
     target: PurePosixPath,
     path: str,
-) -> None:
+) -> int | None:
+    """Make it; a descriptor of it, or None for another name of what is there."""
     name = target.name
     before = _look(name, folder)
     if member.isdir() and before is not None and stat.S_ISDIR(before.st_mode):
-        return
+        return os.open(name, _FOUND | os.O_DIRECTORY, dir_fd=folder)
     if before is not None:
         if stat.S_ISDIR(before.st_mode):
             raise InvalidReferenceError(f"{target} in the container is a directory: remove it")
@@ -171,20 +170,30 @@ def _make(
         linked = PurePosixPath(path) / member.linkname.lstrip("/")
         with root.folder(str(linked.parent)) as source:
             os.link(linked.name, name, src_dir_fd=source, dst_dir_fd=folder, follow_symlinks=False)
+        return None
     elif member.isfifo():
         os.mkfifo(name, 0o600, dir_fd=folder)
     elif member.isfile():
-        _make_file(archive, member, folder, name)
+        return _make_file(archive, member, folder, name)
+    else:
+        return None
+    return os.open(name, _FOUND, dir_fd=folder)
 
 
-def _make_file(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: int, name: str) -> None:
+def _make_file(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: int, name: str) -> int:
     content = archive.extractfile(member)
     if content is None:
         raise InvalidReferenceError(f"the tar's {member.name!r} has no content")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
-    with os.fdopen(os.open(name, flags, 0o600, dir_fd=folder), "wb") as file:
-        while chunk := content.read(_CHUNK):
-            file.write(chunk)
+    made = os.open(name, flags, 0o600, dir_fd=folder)
+    try:
+        with os.fdopen(made, "wb", closefd=False) as file:
+            while chunk := content.read(_CHUNK):
+                file.write(chunk)
+    except BaseException:
+        os.close(made)
+        raise
+    return made
 
 
 def _get(
@@ -211,8 +220,9 @@ def _get(
 
 
 def _get_file(archive: tarfile.TarFile, folder: int, name: str, member: tarfile.TarInfo) -> None:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
-    with os.fdopen(os.open(name, flags, dir_fd=folder), "rb") as file:
+    with _closing(os.open(name, _FOUND, dir_fd=folder)) as found:
+        opened = open_found(found, member.name)
+    with os.fdopen(opened, "rb") as file:
         member.size = os.fstat(file.fileno()).st_size
         try:
             archive.addfile(member, file)
@@ -237,6 +247,15 @@ def _get_members(
             _get(archive, folder, entry, f"{path}/{entry}", users)
     finally:
         os.close(folder)
+
+
+@contextmanager
+def _closing(file: int) -> Iterator[int]:
+    """Close a descriptor at the end."""
+    try:
+        yield file
+    finally:
+        os.close(file)
 
 
 def _look(name: str, folder: int) -> os.stat_result | None:

@@ -29,6 +29,9 @@ _KILLED: Final = 128 + signal.SIGKILL
 # A daemon that was restarted is waited for: jobs go on without it.
 _PATIENCE: Final = Retry(attempts=40, first_seconds=0.05, longest_seconds=1.0)
 _CLEANING_SECONDS: Final = 30.0
+_START_SECONDS: Final = 60.0
+OUTPUT_SECONDS: Final = 5.0
+"""How long the output of a job that has ended is read, if somebody else holds it open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +132,13 @@ class Job:
         """Let it see the end of what it reads."""
         if self.stdin is not None:
             self.stdin.close()
-            await self._tasks.close_stdin(self._place.container, self.id)
+            await persistently(
+                _PATIENCE, lambda: self._tasks.close_stdin(self._place.container, self.id)
+            )
 
     async def __aenter__(self) -> Job:
         try:
-            await finish(self._start())
+            await self._start()
         except BaseException:
             await finish(self._close())
             raise
@@ -154,21 +159,26 @@ class Job:
             stderr="" if self._is_terminal else str(self._folder / "stderr"),
             is_terminal=self._is_terminal,
         )
-        await persistently(_PATIENCE, lambda: self._announce(streams))
-        async with self._place.starting():
-            started_at = datetime.now(UTC)
-            kills = self._place.cgroup.memory_kills()
-            try:
-                pid = await self._begin()
-            except CdimageError as error:
-                end = await self._failed(error, started_at)
-                self._end = asyncio.ensure_future(_return(end))
-                self.stdout.close()
-                if self.stderr is not None:
-                    self.stderr.close()
-                return
-            self._end = asyncio.create_task(self._watch(started_at, kills))
+        await finish(persistently(_PATIENCE, lambda: self._announce(streams)))
+        async with self._place.starting():  # cancelled while it waits, nothing of it has run
+            await finish(self._run())
+
+    async def _run(self) -> None:
+        started_at = datetime.now(UTC)
+        kills = self._place.cgroup.memory_kills()
+        try:
+            pid = await self._begin()
+        except CdimageError as error:
+            end = await self._failed(error, started_at)
+            self._end = asyncio.ensure_future(_return(end))
+            self.stdout.close()
+            if self.stderr is not None:
+                self.stderr.close()
+            return
+        try:
             await self._cgroup.adopt(pid)
+        finally:  # whoever watches it may remove its group
+            self._end = asyncio.create_task(self._watch(started_at, kills))
 
     async def _announce(self, streams: Streams) -> None:
         with suppress(AlreadyExistsError):  # the answer did not arrive
@@ -178,20 +188,23 @@ class Job:
         """Have it run; its PID. When the daemon dies meanwhile, the next one is asked for it.
 
         The daemon's end may have killed runc when the job ran already, and nobody knows its PID.
+        A shim that does not answer is given up after a while: others wait for their turn.
         """
         before = self._place.cgroup.processes()
         try:
-            return await self._tasks.start(self._place.container, self.id)
-        except UnavailableError:
-            with suppress(UnavailableError):
-                process = await self._look()
+            async with asyncio.timeout(_START_SECONDS):
+                return await self._tasks.start(self._place.container, self.id)
+        except (UnavailableError, TimeoutError):
+            with suppress(UnavailableError, TimeoutError):
+                async with asyncio.timeout(_CLEANING_SECONDS):
+                    process = await self._look()
                 if process is not None and process.status is not Status.CREATED:
                     return process.pid
             await self._cgroup.adopt_since(before)
             await self._cgroup.kill()
             raise UnavailableError(
-                "containerd ended while it started a job, and what had begun of the job was "
-                "killed: run it again, if it may run twice"
+                "containerd ended, or did not answer, while it started a job, and what had begun "
+                "of the job was killed: run it again, if it may run twice"
             ) from None
 
     async def _look(self) -> Process | None:
@@ -213,6 +226,8 @@ class Job:
         )
         # Daemons that it left behind hold its output open.
         await self._cgroup.kill()
+        if self.stdin is not None:
+            self.stdin.end()
         return JobEnd(code, "", started_at, seconds, out_of_memory)
 
     async def _failed(self, error: CdimageError, started_at: datetime) -> JobEnd:
@@ -259,9 +274,12 @@ class Job:
                 await self._cgroup.kill()
             with suppress(CdimageError):
                 await self._end
-                await asyncio.gather(
-                    *(it.drain() for it in (self.stdout, self.stderr) if it is not None)
-                )
+                # Somebody who is not of the job may hold its output open.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(OUTPUT_SECONDS):
+                        await asyncio.gather(
+                            *(it.drain() for it in (self.stdout, self.stderr) if it is not None)
+                        )
         elif (process := await self._look()) and process.status is not Status.CREATED:
             with suppress(CdimageError):
                 await self._tasks.kill(self._place.container, signal.SIGKILL, self.id)

@@ -61,15 +61,21 @@ async def remapped_snapshot(client: Client, image: StartableImage, users: UserNa
 
 def _change_owners(mounts: Sequence[Mount], users: UserNamespace) -> None:
     with tempfile.TemporaryDirectory(prefix="cdimage-") as folder, _mounted(mounts, folder):
+        seen: dict[int, tuple[int, int]] = {}
         for path, folders, names, directory in os.fwalk(folder, follow_symlinks=False):
-            _change_owner(".", directory, users)
+            _change_owner(".", directory, users, seen)
             links = [name for name in folders if Path(path, name).is_symlink()]
             for name in (*names, *links):
-                _change_owner(name, directory, users)
+                _change_owner(name, directory, users, seen)
 
 
-def _change_owner(name: str, directory: int, users: UserNamespace) -> None:
+def _change_owner(
+    name: str, directory: int, users: UserNamespace, seen: dict[int, tuple[int, int]]
+) -> None:
     before = os.stat(name, dir_fd=directory, follow_symlinks=False)
+    owner = before.st_uid, before.st_gid
+    if before.st_nlink > 1 and seen.setdefault(before.st_ino, owner) != owner:
+        return  # changed under another name, which overlayfs takes for another file
     if max(before.st_uid, before.st_gid) >= users.count:
         raise BackendError(
             f"the image has files of the user {max(before.st_uid, before.st_gid)}, and the user "

@@ -13,12 +13,15 @@ from typing import Final
 from cdimage.containerd.client import Client
 from cdimage.containerd.containers import ContainerRecord
 from cdimage.containerd.errors import FailedPreconditionError
+from cdimage.containerd.tasks import Status
 from cdimage.errors import CdimageError, NotFoundError, UnavailableError
-from cdimage.locks import is_locked, try_lock
-from cdimage.warm.cgroup import Cgroup, remove_groups
+from cdimage.locks import is_at, is_locked, locked, try_lock
+from cdimage.warm.cgroup import Cgroup, JobCgroup, remove_groups
 from cdimage.warm.settings import FOLDER_LABEL
 
 _KILL_SECONDS: Final = 10.0
+STARTING: Final = "starting"
+"""Locked by whoever starts a job in the container."""
 
 
 async def remove(client: Client, record: ContainerRecord, *, seconds: float) -> None:
@@ -40,10 +43,14 @@ async def _end_task(client: Client, container: str, seconds: float) -> None:
     for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, _KILL_SECONDS)):
         with suppress(CdimageError):
             await client.tasks.kill(container, number)
-        with suppress(TimeoutError, NotFoundError):
+        try:
             async with asyncio.timeout(patience):
                 await client.tasks.wait(container)
-            return
+        except NotFoundError:
+            return  # somebody else ended it
+        except TimeoutError:
+            continue
+        return
     raise UnavailableError(
         f"the container {container} does not end, not even when it is killed: see its processes"
     )
@@ -57,17 +64,27 @@ async def clean_up_after_the_dead(client: Client, record: ContainerRecord, pid: 
         return
     cgroup = Cgroup.of(pid)
     names = {*_folders(folder), *cgroup.jobs()}
-    for name in names:
-        if name.partition("-")[0] not in dead:
-            continue
-        await cgroup.job(name).kill()
-        with suppress(CdimageError):
-            await client.tasks.kill(record.id, signal.SIGKILL, name)
-        with suppress(FailedPreconditionError):
-            await client.tasks.delete_process(record.id, name)
-        shutil.rmtree(folder / name, ignore_errors=True)
+    async with locked(folder / STARTING):
+        for name in names:
+            if name.partition("-")[0] in dead:
+                await _end_job(client, record.id, cgroup.job(name), name)
+                shutil.rmtree(folder / name, ignore_errors=True)
     for token in dead:
         owner_path(folder, token).unlink(missing_ok=True)
+
+
+async def _end_job(client: Client, container: str, cgroup: JobCgroup, name: str) -> None:
+    process = await client.tasks.get(container, name)
+    if process is not None and process.status is Status.RUNNING:
+        await cgroup.adopt(process.pid)  # if that was not done yet
+        await client.tasks.kill(container, signal.SIGKILL, name)
+    await cgroup.kill()
+    if process is not None and process.status is Status.RUNNING:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_KILL_SECONDS):
+                await client.tasks.wait(container, name)
+    with suppress(FailedPreconditionError):
+        await client.tasks.delete_process(container, name)
 
 
 def _folders(folder: Path) -> list[str]:
@@ -85,7 +102,12 @@ def owners(folder: Path) -> list[str]:
 
 
 def hold(path: Path) -> int:
-    """Lock a file that says so; the kernel lets go when the process ends."""
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try_lock(file)
-    return file
+    """Lock a file that says so; the kernel lets go when the process ends.
+
+    Whoever looks whether it is locked has it for a moment, and removes it if it was not yet.
+    """
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if try_lock(file) and is_at(file, path):
+            return file
+        os.close(file)

@@ -225,7 +225,9 @@ def _mounts(plan: Plan) -> list[dict[str, Any]]:
 def _mount(mount: Mount) -> dict[str, Any]:
     access = "ro" if mount.read_only else "rw"
     if mount.source is not None:
-        options = ["rbind", "rprivate", "nosuid", "nodev", access]
+        # "ro" would leave what is mounted below it as it is.
+        recursive = "rro" if mount.read_only else "rw"
+        options = ["rbind", "rprivate", "nosuid", "nodev", recursive]
         return {
             "destination": mount.target,
             "type": "bind",

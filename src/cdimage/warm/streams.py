@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import os
 from collections.abc import AsyncIterable, AsyncIterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
+
+from cdimage.threads import own_thread
 
 _CHUNK: Final = 1 << 16
 _CAPACITY: Final = 1 << 18
@@ -72,6 +76,7 @@ class InputStream:
 
     def __init__(self, file: int) -> None:
         self._file = file
+        self._has_ended = asyncio.Event()
         _enlarge(file)
 
     @classmethod
@@ -89,17 +94,44 @@ class InputStream:
             async for chunk in source:
                 await self.write(chunk)
         else:
-            while chunk := await asyncio.to_thread(source.read, _CHUNK):
+            while chunk := await own_thread(partial(source.read, _CHUNK)):
                 await self.write(chunk)
 
     async def write(self, data: bytes) -> None:
-        """Write all of it; waits while nobody reads."""
+        """Write all of it; waits while nobody reads.
+
+        Raises:
+            BrokenPipeError: Who reads has ended.
+        """
         view = memoryview(data)
         while view:
+            if self._has_ended.is_set():
+                raise BrokenPipeError(errno.EPIPE, "the job has ended")
             try:
                 view = view[os.write(self._file, view) :]
             except BlockingIOError:
-                await _ready(self._file, for_writing=True)
+                await self._room()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether who reads has ended."""
+        return self._has_ended.is_set()
+
+    def end(self) -> None:
+        """Let who writes know that who reads has ended: the FIFO, which we hold, does not tell."""
+        self._has_ended.set()
+
+    async def _room(self) -> None:
+        waits = [
+            asyncio.ensure_future(_ready(self._file, for_writing=True)),
+            asyncio.ensure_future(self._has_ended.wait()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
 
     def close(self) -> None:
         """Let go of the FIFO; what was written can still be read from it."""

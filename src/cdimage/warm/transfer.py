@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, suppress
 
-from cdimage.threads import finish
+from cdimage.threads import finish, own_thread
 from cdimage.warm.files import get_archive, put_archive
 from cdimage.warm.options import UserNamespace
 from cdimage.warm.rooted import Root
@@ -27,7 +26,7 @@ async def put(
         reading, writing = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(writing, False)
         stream = InputStream(writing)
-        unpacking = asyncio.ensure_future(asyncio.to_thread(unpack))
+        unpacking = own_thread(unpack)
         try:
             # The reader may be content, or refuse, before everything is written.
             with suppress(BrokenPipeError):
@@ -51,7 +50,7 @@ async def get(
         reading, writing = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(reading, False)
         stream = OutputStream(reading)
-        packing = asyncio.ensure_future(asyncio.to_thread(pack))
+        packing = own_thread(pack)
         try:
             async for chunk in stream:
                 yield chunk

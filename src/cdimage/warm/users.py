@@ -57,6 +57,8 @@ def find_user(text: str, passwd: str, group: str) -> User:
 def _entries(text: str, fields: int) -> Iterator[list[str]]:
     """The lines that make sense, as lists of so many fields."""
     for line in text.splitlines():
+        if ":" not in line:
+            continue
         entry = line.strip().split(":")
         entry += [""] * (fields - len(entry))
         numbers = entry[2:4] if fields == 7 else entry[2:3]
