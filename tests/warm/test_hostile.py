@@ -100,10 +100,17 @@ async def test_who_writes_to_a_job_that_ended_is_told(box: warm.Box) -> None:
 
 
 async def test_several_may_stop_a_container(
-    client: cdimage.Client, box: warm.Box, node: Node
+    client: cdimage.Client, digest: str, node: Node, folder: Path
 ) -> None:
-    await asyncio.gather(box.stop(), *(warm.stop(client, box.id) for _ in range(4)))
-    assert node.ctr("containers", "ls", "-q") == ""
+    async def stop_after(seconds: float, box: warm.Box) -> None:
+        await asyncio.sleep(seconds)
+        await warm.stop(client, box.id)
+
+    for _ in range(5):
+        box = await warm.launch(client, digest, folder=folder, snapshotter=node.snapshotter)
+        others = (stop_after(number * 0.004, box) for number in range(16))
+        await asyncio.gather(box.stop(), *others)
+        assert node.ctr("containers", "ls", "-q") == ""
 
 
 @pytest.fixture

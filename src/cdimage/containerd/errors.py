@@ -34,6 +34,10 @@ class LeftoverError(UnavailableError):
     """
 
 
+class ShimEndedError(UnavailableError):
+    """The process that answers for a container has ended: it is being removed, or was killed."""
+
+
 class LockedError(UnavailableError):
     """Another client is writing the same blob. Never leaves this package."""
 
@@ -64,7 +68,7 @@ _BY_WORDS: Final[tuple[tuple[str, type[CdimageError], str], ...]] = (
     ("failed to rename", LeftoverError,
      "containerd could not {action}: what a crash of it left behind is in the way; it is removed "
      "with the next snapshot that is: untag an image that nobody needs, and try again"),
-    ("ttrpc: closed", UnavailableError,
+    ("ttrpc: closed", ShimEndedError,
      "containerd could not {action}: the shim of the container has ended"),
     (" locked for ", LockedError, "containerd could not {action}: {details}"),
     ("unknown service", BackendError,

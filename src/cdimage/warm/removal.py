@@ -6,13 +6,14 @@ import asyncio
 import os
 import shutil
 import signal
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from cdimage.containerd.client import Client
 from cdimage.containerd.containers import ContainerRecord
-from cdimage.containerd.errors import FailedPreconditionError
+from cdimage.containerd.errors import FailedPreconditionError, ShimEndedError
 from cdimage.containerd.tasks import Status
 from cdimage.errors import CdimageError, NotFoundError, UnavailableError
 from cdimage.locks import is_at, is_locked, locked, try_lock
@@ -20,16 +21,14 @@ from cdimage.warm.cgroup import Cgroup, JobCgroup, remove_groups
 from cdimage.warm.settings import FOLDER_LABEL
 
 _KILL_SECONDS: Final = 10.0
+_LOOK_SECONDS: Final = 0.02
 STARTING: Final = "starting"
 """Locked by whoever starts a job in the container."""
 
 
 async def remove(client: Client, record: ContainerRecord, *, seconds: float) -> None:
     """End a container, and remove its task, snapshot, folder and, last, its record."""
-    tasks = client.tasks
-    if await tasks.get(record.id) is not None:
-        await _end_task(client, record.id, seconds)
-        await tasks.delete(record.id)
+    await _remove_task(client, record.id, seconds)
     await client.snapshots.remove(record.snapshotter, record.snapshot_key)
     remove_groups(str(record.spec.get("linux", {}).get("cgroupsPath", "")))
     if folder := record.labels.get(FOLDER_LABEL):
@@ -37,6 +36,20 @@ async def remove(client: Client, record: ContainerRecord, *, seconds: float) -> 
         with suppress(OSError):  # of other containers of the namespace
             Path(folder).parent.rmdir()
     await client.containers.delete(record.id)
+
+
+async def _remove_task(client: Client, container: str, seconds: float) -> None:
+    """When the shim ends meanwhile, another removes it, or the daemon will miss it soon."""
+    last = time.monotonic() + seconds + 2 * _KILL_SECONDS
+    while await client.tasks.get(container) is not None:
+        try:
+            await _end_task(client, container, seconds)
+            await client.tasks.delete(container)
+            return
+        except ShimEndedError:
+            if time.monotonic() > last:
+                raise
+            await asyncio.sleep(_LOOK_SECONDS)
 
 
 async def _end_task(client: Client, container: str, seconds: float) -> None:
