@@ -43,6 +43,7 @@ bench: setup  ## measure what preparing costs, against containerd's own client
 	@$(PYTHON) -m bench.prepare
 	@$(PYTHON) -m bench.registry
 	@$(PYTHON) -m bench.warm
+	@$(PYTHON) -m bench
 
 lock: setup  ## resolve the requirements again
 	@.venv/bin/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header \

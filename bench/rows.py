@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ class Row:
         values: By way, one a run.
         commands: By way, what a person would type; "" for a call.
         targets: What it is to show.
+        note: What to know of it, as why a target is out of reach.
     """
 
     key: str
@@ -46,6 +46,7 @@ class Row:
     values: dict[str, list[float]] = field(default_factory=dict)
     commands: dict[str, str] = field(default_factory=dict)
     targets: list[Target] = field(default_factory=list)
+    note: str = ""
 
     def median(self, way: str) -> float:
         """The middle of a way's values."""
@@ -59,31 +60,6 @@ class Row:
     def reached(self, target: Target) -> float:
         """What came of a target."""
         return self.ratio(target.of, target.to) if target.to else self.median(target.of)
-
-    def dump(self) -> dict[str, Any]:
-        """As JSON."""
-        return {
-            "title": self.title,
-            "how": self.how,
-            "unit": self.unit,
-            "ways": {
-                way: {
-                    "command": self.commands.get(way, ""),
-                    "median": round(self.median(way), 3),
-                    "values": [round(value, 3) for value in values],
-                }
-                for way, values in self.values.items()
-            },
-            "targets": [
-                {
-                    "of": it.of,
-                    "to": it.to,
-                    "at_most": it.at_most,
-                    "reached": round(self.reached(it), 3),
-                }
-                for it in self.targets
-            ],
-        }
 
 
 def in_turn(runs: int, ways: Mapping[str, Callable[[], float]]) -> dict[str, list[float]]:
@@ -105,3 +81,19 @@ def seconds(work: Callable[[], object]) -> float:
 def milliseconds(values: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     """Seconds, as milliseconds."""
     return {way: [1000 * value for value in each] for way, each in values.items()}
+
+
+def show(row: Row) -> None:
+    """Print a row."""
+    print(f"{row.title} ({row.how})")
+    for way, values in row.values.items():
+        low, high = min(values), max(values)
+        print(
+            f"  {way:24} {row.median(way):9.1f} {row.unit}   "
+            f"({low:.1f} to {high:.1f}, {len(values)} runs)"
+        )
+    for target in row.targets:
+        what = f"{target.of} / {target.to}" if target.to else target.of
+        reached = row.reached(target)
+        word = "as wanted" if reached <= target.at_most else "MISSED"
+        print(f"  {what}: {reached:.2f}, at most {target.at_most}: {word}", flush=True)

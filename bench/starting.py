@@ -1,0 +1,98 @@
+"""What starting cdimage costs, as a program and as an import."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from tests.daemons import Containerd
+from tests.node import Node
+from tests.tools import tool, tool_env
+
+from bench.rows import Row, Target, in_turn, milliseconds, seconds
+
+_PYTHON = sys.executable
+_CDIMAGE = (_PYTHON, "-m", "cdimage")
+_DIGEST = "sha256:" + "0" * 64
+
+
+def measure(runs: int) -> Iterator[Row]:
+    """Programs that do next to nothing, all files in the page cache."""
+    with Containerd() as containerd:
+        node = Node(containerd, f"bench-{secrets.token_hex(4)}")
+        node.create()
+        yield from _rows(node, 2 * runs)
+
+
+def _rows(node: Node, runs: int) -> Iterator[Row]:
+    env = {"CONTAINERD_ADDRESS": node.address, "CONTAINERD_NAMESPACE": node.namespace}
+    yield _row(
+        "listing",
+        "`cdimage ls` of an empty store",
+        runs,
+        {
+            "cdimage ls": [*_CDIMAGE, "ls"],
+            "import grpc.aio": [_PYTHON, "-c", "import grpc.aio"],
+            "ctr image ls": [tool("ctr"), "image", "ls"],
+        },
+        [Target("cdimage ls", "import grpc.aio", 1.3)],
+        env,
+    )
+    small = {
+        "cdimage name": [*_CDIMAGE, "name", _DIGEST],
+        "cdimage --help": [*_CDIMAGE, "--help"],
+        "cdimage completion": [*_CDIMAGE, "completion", "bash"],
+    }
+    yield _row(
+        "small",
+        "commands that need nobody",
+        runs,
+        {**small, "python -c pass": [_PYTHON, "-c", "pass"]},
+        [Target(way, "python -c pass", 4) for way in small],
+        env,
+    )
+    yield _row(
+        "import",
+        "`import cdimage`",
+        runs,
+        {
+            "import cdimage": [_PYTHON, "-c", "import cdimage"],
+            "import asyncio": [_PYTHON, "-c", "import asyncio"],
+        },
+        [Target("import cdimage", "import asyncio", 2)],
+        env,
+    )
+
+
+def _row(
+    key: str,
+    title: str,
+    runs: int,
+    programs: Mapping[str, Sequence[str]],
+    targets: list[Target],
+    env: Mapping[str, str],
+) -> Row:
+    values = in_turn(runs + 1, {way: _program(words, env) for way, words in programs.items()})
+    return Row(
+        key,
+        title,
+        "processes, all files in the page cache",
+        "ms",
+        milliseconds({way: each[1:] for way, each in values.items()}),
+        {way: " ".join(words) for way, words in programs.items()},
+        targets,
+    )
+
+
+def _program(words: Sequence[str], env: Mapping[str, str]) -> Callable[[], float]:
+    whole = {**os.environ, **tool_env(), **env}
+
+    def run() -> float:
+        return seconds(
+            lambda: subprocess.run(words, env=whole, check=True, stdout=subprocess.DEVNULL)
+        )
+
+    return run
