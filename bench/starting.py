@@ -89,6 +89,8 @@ def _row(
 
 def _program(words: Sequence[str], env: Mapping[str, str]) -> Callable[[], float]:
     whole = {**os.environ, **tool_env(), **env}
+    # As an installed program, which is not compiled anew each time.
+    whole.pop("PYTHONDONTWRITEBYTECODE", None)
 
     def run() -> float:
         return seconds(
