@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cdimage.descriptor import Descriptor, Digest, MediaType, Platform
+from cdimage.descriptor import Descriptor, MediaType, Platform
+from cdimage.digest import Digest
 from cdimage.image import Config, Manifest
 from cdimage.pause import PauseProgram
 

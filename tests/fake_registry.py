@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from cdimage.descriptor import Digest, MediaType
+from cdimage.descriptor import MediaType
+from cdimage.digest import Digest
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cdimage.descriptor import Descriptor, Digest, MediaType, Platform
+from cdimage.descriptor import Descriptor, MediaType, Platform
+from cdimage.digest import Digest
 from cdimage.image import Config, Manifest
 from cdimage.layer import pause_layer
 from cdimage.pause import PauseProgram

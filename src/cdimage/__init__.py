@@ -16,7 +16,8 @@ TYPE_CHECKING = False  # typing's own takes as long to load as all the rest here
 if TYPE_CHECKING:
     from cdimage.containerd.client import TLS, Client, connect
     from cdimage.containerd.store import Store
-    from cdimage.descriptor import Descriptor, Digest, Platform
+    from cdimage.descriptor import Descriptor, Platform
+    from cdimage.digest import Digest
     from cdimage.errors import (
         BackendError,
         CdimageError,
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from cdimage.memory import MemoryStore
     from cdimage.pause import PauseBinaries
     from cdimage.preparation import Inject
-    from cdimage.reference import Reference, prepared_image_name
+    from cdimage.prepared_name import prepared_image_name
+    from cdimage.reference import Reference
     from cdimage.registry import Registry
     from cdimage.registry.credentials import Credentials
     from cdimage.registry.store import RegistryStore
@@ -92,7 +94,7 @@ _WHERE = {
     "Client": "cdimage.containerd.client",
     "Credentials": "cdimage.registry.credentials",
     "Descriptor": "cdimage.descriptor",
-    "Digest": "cdimage.descriptor",
+    "Digest": "cdimage.digest",
     "DigestMismatchError": "cdimage.errors",
     "ImageStore": "cdimage.store",
     "Inject": "cdimage.preparation",
@@ -123,7 +125,7 @@ _WHERE = {
     "connect": "cdimage.containerd.client",
     "copy_image": "cdimage.export",
     "export_image": "cdimage.export",
-    "prepared_image_name": "cdimage.reference",
+    "prepared_image_name": "cdimage.prepared_name",
     "verify_image": "cdimage.validate",
 }
 

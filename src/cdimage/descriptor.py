@@ -5,7 +5,6 @@ Specification: image-spec v1.1.0, ``descriptor.md`` and ``media-types.md``.
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import re
 from collections.abc import Mapping
@@ -13,55 +12,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+from cdimage.digest import Digest
 from cdimage.errors import InvalidImageError, InvalidReferenceError
-
-_DIGEST_HEX: Final = {"sha256": re.compile(r"[a-f0-9]{64}"), "sha512": re.compile(r"[a-f0-9]{128}")}
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Digest:
-    """The name of a blob: an algorithm and the hash of the bytes as they are stored.
-
-    Only sha256 and sha512 in lower case exist, so equal digests are equal strings.
-    """
-
-    algorithm: str
-    hex: str
-
-    @classmethod
-    def parse(cls, text: str) -> Digest:
-        """Read ``algorithm:hex``; without an algorithm it is sha256.
-
-        Raises:
-            InvalidReferenceError: It is not a digest that cdimage can check.
-        """
-        algorithm, separator, value = text.rpartition(":")
-        if not separator:
-            algorithm = "sha256"
-        pattern = _DIGEST_HEX.get(algorithm)
-        if pattern is None:
-            raise InvalidReferenceError(
-                f"{text!r} is not a digest: the algorithm must be sha256 or sha512"
-            )
-        if not pattern.fullmatch(value):
-            raise InvalidReferenceError(
-                f"{text!r} is not a digest: {algorithm} has "
-                f"{hashlib.new(algorithm).digest_size * 2} hexadecimal digits in lower case"
-            )
-        return cls(algorithm, value)
-
-    @classmethod
-    def of(cls, data: bytes, algorithm: str = "sha256") -> Digest:
-        """The digest of these bytes."""
-        return cls(algorithm, hashlib.new(algorithm, data).hexdigest())
-
-    def matches(self, data: bytes) -> bool:
-        """Whether the bytes have this digest."""
-        return Digest.of(data, self.algorithm) == self
-
-    def __str__(self) -> str:
-        return f"{self.algorithm}:{self.hex}"
-
 
 # Normal forms of github.com/containerd/platforms v1.0.0, database.go.
 _OS: Final = {"macos": "darwin"}

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, BinaryIO, Final
 
-from cdimage.descriptor import Descriptor, Digest, MediaType
+from cdimage.descriptor import Descriptor, MediaType
+from cdimage.digest import Digest
 from cdimage.errors import InvalidImageError, NotFoundError
 from cdimage.image import dump_json
 from cdimage.layer import read_pause_layer

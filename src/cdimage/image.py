@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NoReturn
 
-from cdimage.descriptor import Descriptor, Digest, MediaType, Platform, text_field, text_list
+from cdimage.descriptor import Descriptor, MediaType, Platform, text_field, text_list
+from cdimage.digest import Digest
 from cdimage.errors import InvalidImageError, InvalidReferenceError
 
 DOCUMENT_LIMIT: Final = 8 << 20

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
-from cdimage.descriptor import Digest
+from cdimage.digest import Digest
 from cdimage.errors import InvalidImageError
 from cdimage.security_descriptor import PROGRAM_DIRECTORY, PROGRAM_FILE, SecurityDescriptor
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from cdimage.descriptor import Descriptor, Digest, text_field
+from cdimage.descriptor import Descriptor, text_field
+from cdimage.digest import Digest
 from cdimage.errors import CdimageError, InvalidImageError, NotFoundError
 from cdimage.image import Config, Index, Manifest, optional_object
 from cdimage.layer import PauseLayer

@@ -8,11 +8,13 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
-from cdimage.descriptor import Descriptor, Digest, Platform
+from cdimage.descriptor import Descriptor, Platform
+from cdimage.digest import Digest
 from cdimage.errors import CdimageError, NotFoundError, UnavailableError
 from cdimage.image import document_type
 from cdimage.pause import PauseBinaries
 from cdimage.preparation import Preparation
+from cdimage.prepared_name import prepared_image_name
 from cdimage.prepared_store import (
     DEFAULT_CONCURRENCY,
     DEFAULT_TOTAL_CONCURRENCY,
@@ -23,7 +25,7 @@ from cdimage.prepared_store import (
     store_blobs,
 )
 from cdimage.pull import Tracker
-from cdimage.reference import Reference, prepared_image_name
+from cdimage.reference import Reference
 from cdimage.retry import Retry
 from cdimage.store import PreparedImage, Source
 from cdimage.verify import Verifier, check_size

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from cdimage.descriptor import Descriptor, Digest, Platform
+from cdimage.descriptor import Descriptor, Platform
+from cdimage.digest import Digest
 from cdimage.image import Config, Index, Manifest
 from cdimage.pause import PauseProgram
 from cdimage.prepare import ALIAS, Prepared, prepare, prepare_index, recipe

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cdimage.descriptor import Digest, MediaType, text_field, text_list
+from cdimage.descriptor import MediaType, text_field, text_list
+from cdimage.digest import Digest
 from cdimage.errors import (
     InvalidImageError,
     InvalidReferenceError,

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 from weakref import WeakValueDictionary
 
-from cdimage.descriptor import Descriptor, Digest, Platform
+from cdimage.descriptor import Descriptor, Platform
+from cdimage.digest import Digest
 from cdimage.errors import (
     CdimageError,
     DigestMismatchError,

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
-from cdimage.descriptor import Descriptor, Digest
+from cdimage.descriptor import Descriptor
+from cdimage.digest import Digest
 from cdimage.errors import DigestMismatchError, InvalidImageError
 from cdimage.image import DOCUMENT_LIMIT
 from cdimage.store import ContentStore, Progress, ProgressCallback, Source, State, Writer

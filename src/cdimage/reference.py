@@ -6,12 +6,11 @@ short forms that people type: ``debian`` is ``docker.io/library/debian``.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass, replace
 from typing import Final
 
-from cdimage.descriptor import Digest
+from cdimage.digest import Digest
 from cdimage.errors import InvalidReferenceError
 
 _COMPONENT: Final = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
@@ -28,19 +27,6 @@ _DRIVE: Final = re.compile(r"[A-Za-z]:[\\/]")
 DEFAULT_REGISTRY: Final = "docker.io"
 TRANSPORTS: Final = ("docker-archive", "oci-archive", "oci", "containerd")
 """What a reference may begin with, and a colon, to name an image that is in no registry."""
-PREPARED_REPOSITORY: Final = "prepared.hpcc.local/img"
-
-
-def prepared_image_name(user_digest: str) -> str:
-    """The name of the image record of a prepared image, worked out from the user's digest alone.
-
-    Args:
-        user_digest: ``sha256:<hex>`` or ``sha512:<hex>``; without an algorithm it is sha256.
-
-    Raises:
-        InvalidReferenceError: It is not a digest.
-    """
-    return f"{PREPARED_REPOSITORY}:{Digest.parse(user_digest).hex}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +107,8 @@ def _is_host(text: str) -> bool:
     found = _HOST.fullmatch(text)
     if found is None or int(found["port"] or 0) > 65535:
         return False
+    import ipaddress  # noqa: PLC0415 - few hosts are addresses
+
     try:
         return not found["v6"] or bool(ipaddress.IPv6Address(found["v6"]))
     except ValueError:

@@ -10,7 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from cdimage.descriptor import Descriptor, Digest, MediaType, Platform
+from cdimage.descriptor import Descriptor, MediaType, Platform
+from cdimage.digest import Digest
 from cdimage.errors import (
     DigestMismatchError,
     InvalidImageError,

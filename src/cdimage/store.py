@@ -14,7 +14,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Protocol
 
-from cdimage.descriptor import Descriptor, Digest, Platform
+from cdimage.descriptor import Descriptor, Platform
+from cdimage.digest import Digest
 from cdimage.reference import Reference
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from cdimage.compression import Decompressor
-from cdimage.descriptor import Descriptor, Digest, MediaType, Platform
+from cdimage.descriptor import Descriptor, MediaType, Platform
+from cdimage.digest import Digest
 from cdimage.errors import (
     CdimageError,
     DigestMismatchError,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
-from cdimage.descriptor import Descriptor, Digest
+from cdimage.descriptor import Descriptor
+from cdimage.digest import Digest
 from cdimage.errors import DigestMismatchError
 
 

@@ -21,7 +21,7 @@ from tests.images import Pushed, Pusher, busybox_tar, image_of, layer_of, tar_of
 from tests.node import Node
 from tests.tools import ROOT
 
-from cdimage.reference import prepared_image_name
+from cdimage.prepared_name import prepared_image_name
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from tests.node import Node
 
 import cdimage
 from cdimage.containerd.content import Content
-from cdimage.descriptor import Descriptor, Digest, MediaType
+from cdimage.descriptor import Descriptor, MediaType
+from cdimage.digest import Digest
 from cdimage.errors import DigestMismatchError, InvalidImageError, NotFoundError
 
 SIZE = 3_000_000

@@ -11,7 +11,8 @@ import trustme
 from tests.daemons import Registry as RegistryDaemon
 from tests.images import Pushed, Pusher, image_of, index_of, layer_of, tar_of
 
-from cdimage.descriptor import Descriptor, Digest, MediaType
+from cdimage.descriptor import Descriptor, MediaType
+from cdimage.digest import Digest
 from cdimage.errors import NotFoundError, PermissionDeniedError
 from cdimage.image import Manifest
 from cdimage.pull import read

@@ -8,7 +8,8 @@ from tests.node import Node
 
 import cdimage
 from cdimage.containerd.unpack import UnpackedLayer, Unpacker
-from cdimage.descriptor import Descriptor, Digest
+from cdimage.descriptor import Descriptor
+from cdimage.digest import Digest
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from tests.layouts import blobs_of, layout_files, write_archive, write_layout
 from tests.tools import tool, tool_env
 
 from cdimage.archive import open_archive
-from cdimage.descriptor import Descriptor, Digest
+from cdimage.descriptor import Descriptor
+from cdimage.digest import Digest
 from cdimage.errors import (
     CdimageError,
     InvalidImageError,

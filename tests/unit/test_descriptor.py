@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdimage.descriptor import Digest, MediaType, Platform
+from cdimage.descriptor import MediaType, Platform
+from cdimage.digest import Digest
 from cdimage.errors import InvalidReferenceError
 
 HEX = "a" * 64

@@ -15,7 +15,8 @@ from tests.documents import (
     manifest_json,
 )
 
-from cdimage.descriptor import Digest, MediaType
+from cdimage.descriptor import MediaType
+from cdimage.digest import Digest
 from cdimage.errors import InvalidImageError
 from cdimage.image import (
     DOCUMENT_LIMIT,

@@ -18,7 +18,8 @@ from tests.documents import make_image
 from tests.fake_registry import FakeRegistry
 from tests.mutations import mutated, mutated_header
 
-from cdimage.descriptor import Descriptor, Digest, MediaType, Platform
+from cdimage.descriptor import Descriptor, MediaType, Platform
+from cdimage.digest import Digest
 from cdimage.errors import CdimageError, NotFoundError
 from cdimage.image import Config, Index, Manifest
 from cdimage.pause import PauseBinaries

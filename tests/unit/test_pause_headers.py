@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdimage.descriptor import Digest, Platform
+from cdimage.descriptor import Platform
+from cdimage.digest import Digest
 from cdimage.errors import InvalidPauseProgramError, UnsupportedPlatformError
 from cdimage.pause import PauseBinaries
 from cdimage.pause.headers import check_program

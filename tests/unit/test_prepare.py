@@ -15,7 +15,8 @@ from tests.documents import (
     manifest_json,
 )
 
-from cdimage.descriptor import Digest, MediaType, Platform
+from cdimage.descriptor import MediaType, Platform
+from cdimage.digest import Digest
 from cdimage.errors import CdimageError, InvalidImageError, UnsupportedPlatformError
 from cdimage.image import Config, Index, Manifest
 from cdimage.pause import PauseProgram

@@ -2,9 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdimage.descriptor import Digest
+from cdimage.digest import Digest
 from cdimage.errors import InvalidReferenceError
-from cdimage.reference import TRANSPORTS, Reference, prepared_image_name
+from cdimage.prepared_name import prepared_image_name
+from cdimage.reference import TRANSPORTS, Reference
 
 HEX = "0123456789abcdef" * 4
 DIGEST = f"sha256:{HEX}"

@@ -14,7 +14,8 @@ from aiohttp import web
 from tests.documents import make_image
 from tests.fake_registry import FakeRegistry
 
-from cdimage.descriptor import Descriptor, Digest, MediaType
+from cdimage.descriptor import Descriptor, MediaType
+from cdimage.digest import Digest
 from cdimage.errors import (
     BackendError,
     CdimageError,

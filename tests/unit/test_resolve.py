@@ -10,7 +10,8 @@ from tests.images import OCI_INDEX, Blob, Image, image_of, layer_of, tar_of
 from tests.layouts import blobs_of
 
 import cdimage
-from cdimage.descriptor import Digest, Platform
+from cdimage.descriptor import Platform
+from cdimage.digest import Digest
 from cdimage.memory import MemoryContent
 from cdimage.pause import PauseBinaries
 from cdimage.reference import Reference

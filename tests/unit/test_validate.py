@@ -13,7 +13,8 @@ from tests.images import Image, image_of, index_of, layer_of, tar_of
 from tests.layouts import blobs_of, layout_files, write_layout
 
 import cdimage
-from cdimage.descriptor import Descriptor, Digest, MediaType
+from cdimage.descriptor import Descriptor, MediaType
+from cdimage.digest import Digest
 from cdimage.layer import pause_layer
 from cdimage.memory import MemoryStore
 from cdimage.pause import PauseBinaries

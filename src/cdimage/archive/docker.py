@@ -13,7 +13,8 @@ from typing import Any, Final
 from cdimage.archive.files import Files
 from cdimage.archive.listing import Member
 from cdimage.compression import sniff
-from cdimage.descriptor import Descriptor, Digest, MediaType, text_field, text_list
+from cdimage.descriptor import Descriptor, MediaType, text_field, text_list
+from cdimage.digest import Digest
 from cdimage.errors import InvalidImageError, InvalidReferenceError, NotFoundError
 from cdimage.image import Config, dump_json
 from cdimage.named import choose_one

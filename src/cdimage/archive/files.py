@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cdimage.archive.listing import Member, read_listing
 from cdimage.archive.stream import Stream, Streams
-from cdimage.descriptor import Digest
+from cdimage.digest import Digest
 from cdimage.errors import InvalidImageError, NotFoundError
 from cdimage.image import DOCUMENT_LIMIT
 

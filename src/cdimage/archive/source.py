@@ -12,7 +12,8 @@ from typing import Final, Self
 
 from cdimage.archive.docker import DockerImages, full_name
 from cdimage.archive.files import Files
-from cdimage.descriptor import Descriptor, Digest, MediaType
+from cdimage.descriptor import Descriptor, MediaType
+from cdimage.digest import Digest
 from cdimage.errors import (
     InvalidImageError,
     NotFoundError,

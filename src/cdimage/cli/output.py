@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from cdimage.descriptor import Digest
+from cdimage.digest import Digest
 from cdimage.store import PreparedImage
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import click
 
 from cdimage.cli.output import readable_size
-from cdimage.descriptor import Digest
+from cdimage.digest import Digest
 from cdimage.store import Progress, ProgressCallback, State
 
 if TYPE_CHECKING:

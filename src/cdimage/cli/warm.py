@@ -19,7 +19,7 @@ from cdimage.cli.settings import Settings
 from cdimage.cli.terminal import is_interactive, pass_through
 from cdimage.containerd.client import Client
 from cdimage.containerd.store import Store
-from cdimage.descriptor import Digest
+from cdimage.digest import Digest
 from cdimage.errors import CdimageError, InvalidReferenceError, NotFoundError
 from cdimage.reference import Reference
 from cdimage.registry import Registry

@@ -19,7 +19,8 @@ from cdimage.containerd.api import content_pb2_grpc as rpc
 from cdimage.containerd.errors import AlreadyExistsError, LockedError
 from cdimage.containerd.session import Session
 from cdimage.containerd.writer import ContentWriter, answer, finish, ingest_ref, send
-from cdimage.descriptor import Descriptor, Digest
+from cdimage.descriptor import Descriptor
+from cdimage.digest import Digest
 from cdimage.errors import InvalidImageError, NotFoundError
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from cdimage.containerd.api import diff_pb2_grpc as rpc
 from cdimage.containerd.api.types_pb2 import Descriptor as DescriptorMessage
 from cdimage.containerd.api.types_pb2 import Mount
 from cdimage.containerd.session import Session
-from cdimage.descriptor import Descriptor, Digest, MediaType
+from cdimage.descriptor import Descriptor, MediaType
+from cdimage.digest import Digest
 
 if TYPE_CHECKING:
     from cdimage.containerd.api.diff_pb2_grpc import DiffAsyncStub

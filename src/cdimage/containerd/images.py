@@ -14,7 +14,8 @@ from cdimage.containerd.api import images_pb2_grpc as rpc
 from cdimage.containerd.api.types_pb2 import Descriptor as DescriptorMessage
 from cdimage.containerd.errors import AlreadyExistsError
 from cdimage.containerd.session import Session
-from cdimage.descriptor import Descriptor, Digest
+from cdimage.descriptor import Descriptor
+from cdimage.digest import Digest
 from cdimage.errors import NotFoundError, UnavailableError
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from cdimage.containerd.client import Client
 from cdimage.containerd.records import config_labels, manifest_labels, top_chain_id
 from cdimage.containerd.unpack import UNCOMPRESSED, Extraction, UnpackedLayer, Unpacker
 from cdimage.containerd.writer import ingest_ref
-from cdimage.descriptor import Descriptor, Digest
+from cdimage.descriptor import Descriptor
+from cdimage.digest import Digest
 from cdimage.errors import NotFoundError
 from cdimage.image import chain_ids
 from cdimage.preparation import Variant

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Final
 
 from cdimage.containerd.images import ImageRecord
-from cdimage.descriptor import Digest
+from cdimage.digest import Digest
 from cdimage.errors import InvalidReferenceError
 from cdimage.image import Manifest, chain_ids
 from cdimage.notes import ALL_PLATFORMS, RECIPE, USER_DIGEST, notes_of, platforms_in
 from cdimage.preparation import Preparation, Variant
 from cdimage.prepare import Prepared
-from cdimage.reference import PREPARED_REPOSITORY, Reference, prepared_image_name
+from cdimage.prepared_name import PREPARED_REPOSITORY, prepared_image_name
+from cdimage.reference import Reference
 from cdimage.resolve import ResolvedImage
 from cdimage.store import PreparedImage
 

@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from cdimage.containerd.client import Client
-from cdimage.descriptor import Descriptor, Digest
+from cdimage.descriptor import Descriptor
+from cdimage.digest import Digest
 from cdimage.errors import InvalidReferenceError, NotFoundError
 from cdimage.image import DOCUMENT_LIMIT, document_type
 from cdimage.preparation import Preparation

@@ -18,10 +18,12 @@ from cdimage.containerd.records import (
     source_labels,
 )
 from cdimage.containerd.source import ContentSource
-from cdimage.descriptor import Digest, Platform
+from cdimage.descriptor import Platform
+from cdimage.digest import Digest
 from cdimage.errors import CdimageError, NotFoundError, UnavailableError
 from cdimage.pause import PauseBinaries
 from cdimage.preparation import Preparation, Variant
+from cdimage.prepared_name import prepared_image_name
 from cdimage.prepared_store import (
     DEFAULT_CONCURRENCY,
     DEFAULT_TOTAL_CONCURRENCY,
@@ -31,7 +33,7 @@ from cdimage.prepared_store import (
     PreparedStore,
 )
 from cdimage.pull import Tracker
-from cdimage.reference import Reference, prepared_image_name
+from cdimage.reference import Reference
 from cdimage.retry import Retry
 from cdimage.store import PreparedImage, Source
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cdimage.containerd.errors import AlreadyExistsError, LeftoverError
-from cdimage.descriptor import Descriptor, Digest
+from cdimage.descriptor import Descriptor
+from cdimage.digest import Digest
 from cdimage.errors import InvalidImageError, UnavailableError
 
 if TYPE_CHECKING:

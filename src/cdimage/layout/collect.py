@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Final
 
-from cdimage.descriptor import Digest, MediaType
+from cdimage.descriptor import MediaType
+from cdimage.digest import Digest
 from cdimage.errors import CdimageError, InvalidReferenceError
 from cdimage.image import DOCUMENT_LIMIT, parse_json
 from cdimage.layout.content import ingest_path

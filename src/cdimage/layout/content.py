@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from cdimage.descriptor import Descriptor, Digest
+from cdimage.descriptor import Descriptor
+from cdimage.digest import Digest
 from cdimage.errors import DigestMismatchError, UnavailableError
 from cdimage.layout.folder import Folder
 from cdimage.locks import open_locked

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
-from cdimage.descriptor import Descriptor, Digest
+from cdimage.descriptor import Descriptor
+from cdimage.digest import Digest
 from cdimage.errors import InvalidReferenceError
 from cdimage.named import IMAGE_NAME, REF_NAME
 from cdimage.notes import ALL_PLATFORMS, RECIPE, USER_DIGEST, notes_of, platforms_in
 from cdimage.preparation import Preparation
-from cdimage.reference import prepared_image_name
+from cdimage.prepared_name import prepared_image_name
 from cdimage.store import PreparedImage
 
 BASE: Final = "hpcc.dev/base"

@@ -16,7 +16,8 @@ from contextlib import AbstractAsyncContextManager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from cdimage.descriptor import Digest, MediaType
+from cdimage.descriptor import MediaType
+from cdimage.digest import Digest
 from cdimage.errors import (
     InvalidImageError,
     NotFoundError,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from cdimage.descriptor import Digest
+from cdimage.digest import Digest
 from cdimage.errors import InvalidReferenceError
 from cdimage.layout.folder import Folder
 from cdimage.locks import is_locked, open_locked

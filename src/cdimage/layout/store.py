@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from cdimage.descriptor import Digest, Platform
+from cdimage.descriptor import Platform
+from cdimage.digest import Digest
 from cdimage.errors import CdimageError, UnavailableError
 from cdimage.layout.collect import collect, members, note_unneeded, reachable
 from cdimage.layout.content import LayoutContent

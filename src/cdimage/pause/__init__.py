@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from cdimage.descriptor import Digest, Platform
+from cdimage.descriptor import Platform
+from cdimage.digest import Digest
 from cdimage.errors import InvalidPauseProgramError, UnsupportedPlatformError
 from cdimage.pause.headers import check_program
 

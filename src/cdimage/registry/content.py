@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urljoin
 
-from cdimage.descriptor import Descriptor, Digest, MediaType
+from cdimage.descriptor import Descriptor, MediaType
+from cdimage.digest import Digest
 from cdimage.errors import BackendError, CdimageError, DigestMismatchError
 from cdimage.image import Index, Manifest
 from cdimage.registry.endpoint import wire_url

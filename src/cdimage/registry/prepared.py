@@ -13,7 +13,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from cdimage.descriptor import Descriptor, Digest, MediaType, text_field
+from cdimage.descriptor import Descriptor, MediaType, text_field
+from cdimage.digest import Digest
 from cdimage.errors import DigestMismatchError, InvalidImageError, NotFoundError
 from cdimage.image import Manifest, dump_json, optional_object, parse_json
 from cdimage.notes import notes_of

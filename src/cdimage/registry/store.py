@@ -13,7 +13,8 @@ from functools import partial
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from cdimage.descriptor import Digest, MediaType, Platform
+from cdimage.descriptor import MediaType, Platform
+from cdimage.digest import Digest
 from cdimage.errors import (
     BackendError,
     CdimageError,

@@ -9,12 +9,13 @@ from typing import Final
 from cdimage.containerd.client import Client
 from cdimage.containerd.records import read_record
 from cdimage.containerd.source import ContentSource
-from cdimage.descriptor import Digest, text_list
+from cdimage.descriptor import text_list
+from cdimage.digest import Digest
 from cdimage.errors import BackendError, InvalidReferenceError, NotFoundError
 from cdimage.image import Config, Index, Manifest, chain_ids
 from cdimage.prepare import ALIAS, original
+from cdimage.prepared_name import prepared_image_name
 from cdimage.pull import read
-from cdimage.reference import prepared_image_name
 from cdimage.resolve import parse_document, read_config
 from cdimage.store import PreparedImage
 

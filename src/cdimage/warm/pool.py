@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from cdimage.containerd.store import Store
-from cdimage.descriptor import Digest
+from cdimage.digest import Digest
 from cdimage.errors import CdimageError, InvalidReferenceError, UnavailableError
 from cdimage.threads import finish
 from cdimage.warm.box import Box
