@@ -11,6 +11,8 @@ def main() -> int:
     """Run the command line; returns the exit code."""
     try:
         from cdimage.cli.main import main as run  # noqa: PLC0415
+
+        code = run()
     except KeyboardInterrupt:
         return _interrupted()
     except RuntimeError as error:
@@ -18,7 +20,6 @@ def main() -> int:
         if isinstance(error.__cause__, KeyboardInterrupt):
             return _interrupted()
         raise
-    code = run()
     _end_quietly()
     return code
 

@@ -18,12 +18,17 @@ def run(work: Coroutine[Any, Any, Any], end_now: Callable[[], None]) -> Any:
     The loop's own answer to SIGINT, which cancels the work, stays as it is. But a daemon that hangs
     or a name that is being looked up may not let go: then ``end_now`` is called, in a thread.
     Where SIGINT is ignored, as in what a shell runs in the background, it stays so.
+
+    Raises:
+        KeyboardInterrupt: It was interrupted, and let go.
     """
     timer = threading.Timer(_SECONDS, end_now)
     timer.daemon = True
     before = signal.getsignal(signal.SIGINT)
     try:
         return asyncio.run(_interruptible(work, timer))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
     finally:
         timer.cancel()
         signal.signal(signal.SIGINT, before)

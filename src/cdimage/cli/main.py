@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import get_completion_class
 
 import cdimage
-from cdimage.cli import interrupt
-from cdimage.cli.log import log_to_standard_error
-from cdimage.cli.settings import OutputFormat, Settings
 from cdimage.errors import CdimageError
+
+if TYPE_CHECKING:
+    from cdimage.cli.settings import Settings
 
 INTERRUPTED = 130
 FAILED = 1
@@ -72,8 +70,8 @@ _PLAIN_HTTP = click.option(
 _FORMAT = click.option(
     "--format",
     "output",
-    type=click.Choice([form.value for form in OutputFormat]),
-    default=OutputFormat.TABLE.value,
+    type=click.Choice(["table", "json"]),
+    default="table",
     show_default=True,
     help="For people, or for programs.",
 )
@@ -93,6 +91,8 @@ def _connected(command: Callable[..., Any]) -> Callable[..., Any]:
         output: str,
         **arguments: Any,
     ) -> Any:
+        from cdimage.cli.settings import OutputFormat, Settings  # noqa: PLC0415 - needed here only
+
         form = OutputFormat(output)
         settings = Settings(store, address, namespace, snapshotter, tls, plain_http, form)
         return command(settings, **arguments)
@@ -173,6 +173,7 @@ def pull(settings: Settings, *, debug: bool, **arguments: Any) -> Coroutine[Any,
     oci:DIR[:TAG], containerd:NAME.
     """
     from cdimage.cli import commands  # noqa: PLC0415 - loads gRPC
+    from cdimage.cli.log import log_to_standard_error  # noqa: PLC0415
 
     log_to_standard_error(debug=debug, quiet=arguments["quiet"])
     return commands.pull(settings, commands.PullOptions(**arguments))
@@ -399,6 +400,8 @@ def doctor(settings: Settings) -> Coroutine[Any, Any, None]:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the completion script of a shell: eval "$(cdimage completion bash)"."""
+    from click.shell_completion import get_completion_class  # noqa: PLC0415 - needed here only
+
     found = get_completion_class(shell)
     if found is None:
         raise click.UsageError(f"there is no completion for {shell}")
@@ -409,15 +412,17 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one 
     """Run the command line; returns the exit code, and never raises for a user's mistake."""
     try:
         work = cli.main(arguments, prog_name="cdimage", standalone_mode=False)
-        if asyncio.iscoroutine(work):
+        if isinstance(work, Coroutine):
             with closing(work):  # interrupted, it may not have begun
+                from cdimage.cli import interrupt  # noqa: PLC0415 - loads asyncio
+
                 return interrupt.run(work, _end_now) or 0
         if isinstance(work, int):
             return work  # click's own: --help and --version
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort, asyncio.CancelledError):
+    except (KeyboardInterrupt, click.Abort):
         return _say(_INTERRUPTED, INTERRUPTED)
     except CdimageError as error:
         return _say(str(error), error.exit_code)
