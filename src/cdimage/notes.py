@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cdimage.descriptor import Platform
 from cdimage.errors import InvalidReferenceError
-from cdimage.preparation import Preparation
+
+if TYPE_CHECKING:
+    from cdimage.preparation import Preparation
 
 USER_DIGEST: Final = "hpcc.dev/user-digest"
 RECIPE: Final = "hpcc.dev/recipe"

@@ -12,11 +12,13 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cdimage.descriptor import Descriptor, Platform
 from cdimage.digest import Digest
-from cdimage.reference import Reference
+
+if TYPE_CHECKING:
+    from cdimage.reference import Reference
 
 
 class Source(Protocol):

@@ -24,7 +24,7 @@ from cdimage.cli.output import (
     show_fields,
     show_json,
     show_platforms,
-    show_table,
+    show_time,
 )
 from cdimage.cli.progress import showing_progress
 from cdimage.cli.settings import Settings
@@ -35,7 +35,6 @@ from cdimage.pause import PauseBinaries
 from cdimage.preparation import Inject
 from cdimage.registry import HOSTS_FOLDERS, Registry
 from cdimage.resolve import Wanted
-from cdimage.store import PreparedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +93,6 @@ def _references(options: PullOptions) -> list[str]:
     return found
 
 
-async def ls(settings: Settings) -> None:
-    """List the prepared images."""
-    async with open_store(settings) as store:
-        images = await store.list_images()
-    if settings.is_json:
-        show_json([as_json(image) for image in images])
-    else:
-        header = ("USER DIGEST", "PLATFORM", "SNAPSHOTTERS", "PREPARED")
-        show_table(header, [_row(image) for image in images])
-
-
 async def inspect(settings: Settings, digest: str) -> None:
     """Show a prepared image and what its base would have run."""
     async with open_store(settings) as store:
@@ -125,7 +113,7 @@ async def inspect(settings: Settings, digest: str) -> None:
         ("user digest", str(image.user_digest)),
         ("name", image.name),
         ("platform", show_platforms(image)),
-        ("prepared", _when(image)),
+        ("prepared", show_time(image)),
         *((f"snapshot in {sn}", chain_id) for sn, chain_id in image.snapshots.items()),
         *((f"original {key}", str(item)) for key, item in (value["original"] or {}).items()),
     ]
@@ -166,12 +154,3 @@ def _pause_programs(path: str | None, platform: Wanted) -> PauseBinaries:
     if key not in {field.name for field in fields(PauseBinaries)}:
         raise UnsupportedPlatformError(f"images for {platform} cannot be prepared")
     return PauseBinaries(**{key: path})
-
-
-def _row(image: PreparedImage) -> tuple[str, str, str, str]:
-    snapshotters = ",".join(sorted(image.snapshots)) or "-"
-    return (str(image.user_digest), show_platforms(image), snapshotters, _when(image))
-
-
-def _when(image: PreparedImage) -> str:
-    return f"{image.updated_at:%Y-%m-%d %H:%M:%S} UTC" if image.updated_at else "-"

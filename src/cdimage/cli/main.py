@@ -183,9 +183,9 @@ def pull(settings: Settings, *, debug: bool, **arguments: Any) -> Coroutine[Any,
 @_connected
 def ls(settings: Settings) -> Coroutine[Any, Any, None]:
     """List the prepared images, the newest first."""
-    from cdimage.cli import commands  # noqa: PLC0415 - loads gRPC
+    from cdimage.cli import listing  # noqa: PLC0415 - loads asyncio
 
-    return commands.ls(settings)
+    return listing.ls(settings)
 
 
 @cli.command(short_help="Show a prepared image.")

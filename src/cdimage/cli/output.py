@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cdimage.digest import Digest
-from cdimage.store import PreparedImage
+
+if TYPE_CHECKING:
+    from cdimage.store import PreparedImage
 
 
 def show_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -52,6 +54,11 @@ def as_json(image: PreparedImage) -> dict[str, Any]:
 def show_platforms(image: PreparedImage) -> str:
     """What an image runs on, in one word."""
     return ",".join(map(str, image.platforms))
+
+
+def show_time(image: PreparedImage) -> str:
+    """When an image was registered, where that is known."""
+    return f"{image.updated_at:%Y-%m-%d %H:%M:%S} UTC" if image.updated_at else "-"
 
 
 def read_digest(text: str) -> str:

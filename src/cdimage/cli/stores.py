@@ -6,13 +6,17 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from cdimage.cli.settings import Settings
 from cdimage.errors import InvalidReferenceError, PermissionDeniedError, UnavailableError
-from cdimage.pause import PauseBinaries
-from cdimage.prepared_store import OpenSource, PreparedStore
+
+if TYPE_CHECKING:
+    from cdimage.cli.settings import Settings
+    from cdimage.pause import PauseBinaries
+    from cdimage.prepared_store import OpenSource, PreparedStore
+    from cdimage.store import PreparedImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,18 @@ async def open_named_store(
             raise InvalidReferenceError(
                 f"{named!r} is not a store: write containerd, oci:DIR or registry:HOST/PREFIX"
             )
+
+
+async def list_images(settings: Settings) -> list[PreparedImage]:
+    """The images of the store that the options name; containerd's, without all of its store."""
+    named = settings.store or await _found(settings)
+    if named == "containerd":
+        from cdimage.containerd.listing import list_prepared  # noqa: PLC0415 - loads gRPC
+
+        async with settings.connect() as client:
+            return await list_prepared(client)
+    async with open_named_store(named, settings) as store:
+        return await store.list_images()
 
 
 def _path(text: str) -> Path | None:

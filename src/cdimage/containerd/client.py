@@ -1,29 +1,32 @@
 """A connection to one containerd, in one namespace."""
 
+# ruff: noqa: PLC0415 - a service is loaded by those who use it
+
 from __future__ import annotations
 
-import ipaddress
 import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import grpc
 import grpc.aio
 
-from cdimage.containerd.containers import Containers
-from cdimage.containerd.content import Content
-from cdimage.containerd.diff import Diff
-from cdimage.containerd.images import Images
-from cdimage.containerd.introspection import Introspection
-from cdimage.containerd.leases import Leases
-from cdimage.containerd.namespaces import Namespaces
 from cdimage.containerd.session import Session
-from cdimage.containerd.snapshots import Snapshots
-from cdimage.containerd.tasks import Tasks
 from cdimage.errors import InvalidReferenceError
+
+if TYPE_CHECKING:
+    from cdimage.containerd.containers import Containers
+    from cdimage.containerd.content import Content
+    from cdimage.containerd.diff import Diff
+    from cdimage.containerd.images import Images
+    from cdimage.containerd.introspection import Introspection
+    from cdimage.containerd.leases import Leases
+    from cdimage.containerd.namespaces import Namespaces
+    from cdimage.containerd.snapshots import Snapshots
+    from cdimage.containerd.tasks import Tasks
 
 DEFAULT_ADDRESS: Final = "/run/containerd/containerd.sock"
 DEFAULT_NAMESPACE: Final = "default"
@@ -78,46 +81,64 @@ class Client:
     @cached_property
     def content(self) -> Content:
         """Blobs."""
+        from cdimage.containerd.content import Content
+
         return Content(self._session)
 
     @cached_property
     def images(self) -> Images:
         """Image records: names for blobs."""
+        from cdimage.containerd.images import Images
+
         return Images(self._session)
 
     @cached_property
     def leases(self) -> Leases:
         """What keeps content from the garbage collector."""
+        from cdimage.containerd.leases import Leases
+
         return Leases(self._session)
 
     @cached_property
     def snapshots(self) -> Snapshots:
         """Unpacked layers."""
+        from cdimage.containerd.snapshots import Snapshots
+
         return Snapshots(self._session)
 
     @cached_property
     def diff(self) -> Diff:
         """Unpacking."""
+        from cdimage.containerd.diff import Diff
+
         return Diff(self._session)
 
     @cached_property
     def containers(self) -> Containers:
         """Records of what can be run."""
+        from cdimage.containerd.containers import Containers
+
         return Containers(self._session)
 
     @cached_property
     def tasks(self) -> Tasks:
         """Containers that run, and what is exec'd into them."""
+        from cdimage.containerd.tasks import Tasks
+
         return Tasks(self._session)
 
     @cached_property
     def introspection(self) -> Introspection:
         """What the daemon is and has."""
+        from cdimage.containerd.introspection import Introspection
+
         return Introspection(self._session)
 
     @cached_property
     def namespaces(self) -> Namespaces:
         """The namespaces and their labels."""
+        from cdimage.containerd.namespaces import Namespaces
+
         return Namespaces(self._session)
 
     def leased(self, lease: str) -> Client:
@@ -191,6 +212,8 @@ def _tcp_channel(address: str, target: str, tls: TLS | None) -> grpc.aio.Channel
 
 
 def _is_loopback(host: str) -> bool:
+    import ipaddress
+
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -1,59 +1,24 @@
-"""What a prepared image looks like in containerd: its record, and the labels that hold it."""
+"""What is registered of a prepared image in containerd, and the labels that hold it."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from cdimage.containerd.images import ImageRecord
-from cdimage.digest import Digest
-from cdimage.errors import InvalidReferenceError
+from cdimage.containerd.listing import SNAPSHOT
 from cdimage.image import Manifest, chain_ids
-from cdimage.notes import ALL_PLATFORMS, RECIPE, USER_DIGEST, notes_of, platforms_in
+from cdimage.notes import ALL_PLATFORMS, notes_of
 from cdimage.preparation import Preparation, Variant
 from cdimage.prepare import Prepared
-from cdimage.prepared_name import PREPARED_REPOSITORY, prepared_image_name
+from cdimage.prepared_name import prepared_image_name
 from cdimage.reference import Reference
 from cdimage.resolve import ResolvedImage
 from cdimage.store import PreparedImage
-
-SNAPSHOT: Final = "hpcc.dev/snapshot."
-"""Followed by a snapshotter: the chain ID of the snapshot that it holds for this image."""
 
 _GC_CONTENT: Final = "containerd.io/gc.ref.content."
 _GC_SNAPSHOT: Final = "containerd.io/gc.ref.snapshot."
 _SOURCE: Final = "containerd.io/distribution.source."
 _LABEL_LIMIT: Final = 4096
-
-ALL_PREPARED: Final = f'name~="^{PREPARED_REPOSITORY.replace(".", "[.]")}:",labels."{USER_DIGEST}"'
-"""The filter for the records of prepared images (containerd v2.1.0, pkg/filters)."""
-
-
-def read_record(record: ImageRecord) -> PreparedImage | None:
-    """Read a record; None when it is not of a prepared image.
-
-    Records of other programs that follow the convention lack our labels: they are
-    prepared images, and always out of date.
-    """
-    labels = record.labels
-    try:
-        digest = Digest.parse(labels.get(USER_DIGEST, "?"))
-    except InvalidReferenceError:
-        return None
-    if record.name != prepared_image_name(str(digest)):
-        return None
-    snapshots = {
-        key.removeprefix(SNAPSHOT): labels[key] for key in labels if key.startswith(SNAPSHOT)
-    }
-    return PreparedImage(
-        digest,
-        record.name,
-        record.target,
-        platforms_in(labels),
-        labels.get(RECIPE, ""),
-        ALL_PLATFORMS in labels,
-        snapshots,
-        record.updated_at,
-    )
 
 
 def prepared_record(

@@ -10,11 +10,10 @@ from typing import Final
 
 from cdimage.containerd.client import Client
 from cdimage.containerd.ingest import Ingest
+from cdimage.containerd.listing import list_prepared, read_record
 from cdimage.containerd.records import (
-    ALL_PREPARED,
     index_labels,
     prepared_record,
-    read_record,
     source_labels,
 )
 from cdimage.containerd.source import ContentSource
@@ -115,12 +114,7 @@ class Store(PreparedStore):
         Raises:
             UnavailableError: containerd does not answer.
         """
-        found = map(read_record, await self._client.images.list(ALL_PREPARED))
-        return sorted(
-            (image for image in found if image is not None),
-            key=lambda image: str(image.updated_at),
-            reverse=True,
-        )
+        return await list_prepared(self._client)
 
     async def get_snapshotter(self) -> str:
         """The snapshotter that images are unpacked into, and containers must be started with.

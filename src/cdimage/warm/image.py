@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cdimage.containerd.client import Client
-from cdimage.containerd.records import read_record
+from cdimage.containerd.listing import read_record
 from cdimage.containerd.source import ContentSource
 from cdimage.descriptor import text_list
 from cdimage.digest import Digest
