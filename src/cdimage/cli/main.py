@@ -362,9 +362,9 @@ def execute(settings: Settings, *, container: str, **arguments: Any) -> Coroutin
 @_connected
 def ps(settings: Settings) -> Coroutine[Any, Any, None]:
     """List the containers that were started here, the oldest first."""
-    from cdimage.cli import warm  # noqa: PLC0415 - loads gRPC
+    from cdimage.cli import listing  # noqa: PLC0415 - loads asyncio
 
-    return warm.ps(settings)
+    return listing.ps(settings)
 
 
 @cli.command(short_help="Stop containers.")

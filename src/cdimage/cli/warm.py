@@ -7,13 +7,12 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from cdimage import warm
-from cdimage.cli.output import show_json, show_table
+from cdimage.cli.output import show_json
 from cdimage.cli.progress import showing_progress
 from cdimage.cli.settings import Settings
 from cdimage.cli.terminal import is_interactive, pass_through
@@ -91,32 +90,6 @@ async def execute(settings: Settings, container: str, job: JobOptions) -> int:
         raise
     except (CdimageError, OSError) as error:
         return _say(error)
-
-
-async def ps(settings: Settings) -> None:
-    """List the containers."""
-    async with settings.connect() as client:
-        boxes = await warm.list(client)
-    if settings.is_json:
-        show_json(
-            [
-                {
-                    "id": it.id,
-                    "user_digest": it.user_digest,
-                    "running": it.is_running,
-                    "used": it.is_used,
-                    "created_at": it.created_at.isoformat(),
-                    "labels": dict(it.labels),
-                }
-                for it in boxes
-            ]
-        )
-        return
-    rows = [
-        (it.id, it.user_digest, "running" if it.is_running else "ended", _age(it.created_at))
-        for it in boxes
-    ]
-    show_table(("CONTAINER", "USER DIGEST", "STATUS", "AGE"), rows)
 
 
 async def stop(settings: Settings, containers: Sequence[str]) -> None:
@@ -241,11 +214,3 @@ async def _exec(box: warm.Box, options: JobOptions) -> int:
 def _say(error: CdimageError | OSError) -> int:
     click.echo(f"cdimage: {error}", err=True)
     return OWN_FAILURE
-
-
-def _age(created_at: datetime) -> str:
-    seconds = int((datetime.now(UTC) - created_at).total_seconds())
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds // size} {unit}"
-    return f"{seconds} s"

@@ -10,14 +10,23 @@ r"""Warm containers: start a prepared image once, exec jobs into it.
 
 This process must be root on the daemon's node: jobs are followed through control groups, their
 streams are FIFOs, and files are put and got through the container's root directory.
+
+Most names are loaded when they are first used: who lists containers starts none.
 """
 
-from cdimage.containerd.containers import Runtime
-from cdimage.warm.box import Box, ExecResult
-from cdimage.warm.containers import BoxInfo, attach, launch, list_boxes, reap, start, stop
-from cdimage.warm.job import Job, JobEnd
-from cdimage.warm.options import GiB, Grants, KiB, Limits, MiB, Mount, UserNamespace
-from cdimage.warm.pool import WarmPool
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cdimage.warm.listing import BoxInfo, list_boxes
+
+if TYPE_CHECKING:
+    from cdimage.containerd.containers import Runtime
+    from cdimage.warm.box import Box, ExecResult
+    from cdimage.warm.containers import attach, launch, reap, start, stop
+    from cdimage.warm.job import Job, JobEnd
+    from cdimage.warm.options import GiB, Grants, KiB, Limits, MiB, Mount, UserNamespace
+    from cdimage.warm.pool import WarmPool
 
 list = list_boxes  # noqa: A001 - warm.list(client)
 
@@ -43,3 +52,34 @@ __all__ = [
     "start",
     "stop",
 ]
+
+_WHERE = {
+    "Box": "cdimage.warm.box",
+    "ExecResult": "cdimage.warm.box",
+    "GiB": "cdimage.warm.options",
+    "Grants": "cdimage.warm.options",
+    "Job": "cdimage.warm.job",
+    "JobEnd": "cdimage.warm.job",
+    "KiB": "cdimage.warm.options",
+    "Limits": "cdimage.warm.options",
+    "MiB": "cdimage.warm.options",
+    "Mount": "cdimage.warm.options",
+    "Runtime": "cdimage.containerd.containers",
+    "UserNamespace": "cdimage.warm.options",
+    "WarmPool": "cdimage.warm.pool",
+    "attach": "cdimage.warm.containers",
+    "launch": "cdimage.warm.containers",
+    "reap": "cdimage.warm.containers",
+    "start": "cdimage.warm.containers",
+    "stop": "cdimage.warm.containers",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module  # noqa: PLC0415
+
+    value: object = getattr(import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value

@@ -23,8 +23,9 @@ from cdimage.warm.cgroup import Cgroup
 from cdimage.warm.files import outside, read_file, write_file
 from cdimage.warm.job import OUTPUT_SECONDS, Job, JobEnd, JobPlace
 from cdimage.warm.options import MiB
+from cdimage.warm.owners import owner_path
 from cdimage.warm.process import Process
-from cdimage.warm.removal import STARTING, hold, owner_path, remove
+from cdimage.warm.removal import STARTING, hold, remove
 from cdimage.warm.rooted import Root, open_root
 from cdimage.warm.settings import DIGEST_LABEL, FOLDER_LABEL, SETTINGS, Settings
 from cdimage.warm.spec import merged_env, process_spec, users_of

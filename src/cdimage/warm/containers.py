@@ -7,7 +7,6 @@ import resource
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -17,42 +16,20 @@ from cdimage.containerd.containers import ContainerRecord, Runtime
 from cdimage.containerd.tasks import Status
 from cdimage.errors import BackendError, InvalidReferenceError, NotFoundError
 from cdimage.layer import pause_path
-from cdimage.locks import is_locked
 from cdimage.threads import finish
 from cdimage.warm.box import STOP_SECONDS, Box
 from cdimage.warm.image import StartableImage, find_image
+from cdimage.warm.listing import list_boxes
 from cdimage.warm.options import Grants, Limits, Mount, UserNamespace
 from cdimage.warm.remapped import remapped_snapshot
-from cdimage.warm.removal import clean_up_after_the_dead, owner_path, owners, remove
+from cdimage.warm.removal import clean_up_after_the_dead, remove
 from cdimage.warm.settings import DIGEST_LABEL, FOLDER_LABEL, LABEL, Settings
 from cdimage.warm.spec import Plan, container_spec, merged_env
 
 FOLDER: Final = Path("/run/cdimage")
 
-_FILTER: Final = f'labels."{LABEL}"'
 _HOSTNAME: Final = "box"
 _OPEN_FILES: Final = 524_288  # what systemd gives its services
-
-
-@dataclass(frozen=True, slots=True)
-class BoxInfo:
-    """A container that was started here, by this process or another.
-
-    Attributes:
-        id: The container's.
-        user_digest: The digest of the image that the user asked for.
-        is_running: Whether it runs; one that has ended is there until it is stopped or reaped.
-        is_used: Whether a living process has it open.
-        created_at: When.
-        labels: Those that it was started with.
-    """
-
-    id: str
-    user_digest: str
-    is_running: bool
-    is_used: bool
-    created_at: datetime
-    labels: Mapping[str, str]
 
 
 @asynccontextmanager
@@ -217,21 +194,6 @@ async def attach(client: Client, container: str) -> Box:
     return Box(client, record, process.pid)
 
 
-async def list_boxes(client: Client, labels: Mapping[str, str] | None = None) -> list[BoxInfo]:
-    """The containers that were started from prepared images, the oldest first.
-
-    Args:
-        client: The daemon, and the namespace.
-        labels: Only those that were started with these.
-    """
-    wanted = (labels or {}).items()
-    running = {it.container for it in await client.tasks.list() if it.status is Status.RUNNING}
-    records = [it for it in await client.containers.list(_FILTER) if wanted <= it.labels.items()]
-    return sorted(
-        (_info(it, is_running=it.id in running) for it in records), key=lambda it: it.created_at
-    )
-
-
 async def stop(client: Client, container: str, *, seconds: float = STOP_SECONDS) -> None:
     """End a container, whoever started it, and remove everything that it had. Idempotent.
 
@@ -313,16 +275,3 @@ def _cgroups_path(namespace: str, container: str, runtime: Runtime | None) -> st
 def _pause(lifetime: float | None) -> list[str]:
     program = pause_path("linux")
     return [program] if lifetime is None else [program, "-t", str(max(1, round(lifetime)))]
-
-
-def _info(record: ContainerRecord, *, is_running: bool) -> BoxInfo:
-    folder = Path(record.labels.get(FOLDER_LABEL, ""))
-    own = {LABEL, DIGEST_LABEL, FOLDER_LABEL}
-    return BoxInfo(
-        record.id,
-        record.labels.get(DIGEST_LABEL, ""),
-        is_running,
-        any(is_locked(owner_path(folder, it)) for it in owners(folder)),
-        record.created_at or datetime.fromtimestamp(0, UTC),
-        {key: value for key, value in record.labels.items() if key not in own},
-    )

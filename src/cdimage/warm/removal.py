@@ -18,6 +18,7 @@ from cdimage.containerd.tasks import Status
 from cdimage.errors import CdimageError, NotFoundError, UnavailableError
 from cdimage.locks import is_at, is_locked, locked, try_lock
 from cdimage.warm.cgroup import Cgroup, JobCgroup, remove_groups
+from cdimage.warm.owners import owner_path, owners
 from cdimage.warm.settings import FOLDER_LABEL
 
 _KILL_SECONDS: Final = 10.0
@@ -102,16 +103,6 @@ async def _end_job(client: Client, container: str, cgroup: JobCgroup, name: str)
 
 def _folders(folder: Path) -> list[str]:
     return [it.name for it in folder.iterdir() if it.is_dir()]
-
-
-def owner_path(folder: Path, token: str) -> Path:
-    """The file that a process which uses the container has locked."""
-    return folder / f"owner-{token}"
-
-
-def owners(folder: Path) -> list[str]:
-    """Tokens of the processes that use the container, or did when they were killed."""
-    return [it.name.removeprefix("owner-") for it in folder.glob("owner-*")]
 
 
 def hold(path: Path) -> int:
