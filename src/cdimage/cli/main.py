@@ -172,11 +172,11 @@ def pull(settings: Settings, *, debug: bool, **arguments: Any) -> Coroutine[Any,
     Images that are in no registry: docker-archive:FILE[:NAME], oci-archive:FILE[:TAG],
     oci:DIR[:TAG], containerd:NAME.
     """
-    from cdimage.cli import commands  # noqa: PLC0415 - loads gRPC
+    from cdimage.cli import pull as pulling  # noqa: PLC0415 - loads gRPC
     from cdimage.cli.log import log_to_standard_error  # noqa: PLC0415
 
     log_to_standard_error(debug=debug, quiet=arguments["quiet"])
-    return commands.pull(settings, commands.PullOptions(**arguments))
+    return pulling.pull(settings, pulling.PullOptions(**arguments))
 
 
 @cli.command(short_help="List the prepared images.")
@@ -196,7 +196,7 @@ def inspect(settings: Settings, digest: str) -> Coroutine[Any, Any, None]:
 
     DIGEST is the user's digest, as `cdimage ls` shows it; sha256: may be left out.
     """
-    from cdimage.cli import commands  # noqa: PLC0415 - loads gRPC
+    from cdimage.cli import commands  # noqa: PLC0415 - loads asyncio
 
     return commands.inspect(settings, digest)
 
@@ -209,7 +209,7 @@ def untag(settings: Settings, digests: tuple[str, ...]) -> Coroutine[Any, Any, N
 
     One that is not there is success.
     """
-    from cdimage.cli import commands  # noqa: PLC0415 - loads gRPC
+    from cdimage.cli import commands  # noqa: PLC0415 - loads asyncio
 
     return commands.untag(settings, digests)
 
