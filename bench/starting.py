@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -59,7 +60,7 @@ def _rows(node: Node, runs: int) -> Iterator[Row]:
     }
     yield _row(
         "small",
-        "commands that need nobody",
+        "Commands that need nobody",
         runs,
         {
             **small,
@@ -99,7 +100,7 @@ def _row(
         "processes, all files in the page cache",
         "ms",
         milliseconds({way: each[1:] for way, each in values.items()}),
-        {way: " ".join(words) for way, words in programs.items()},
+        {way: shlex.join(words) for way, words in programs.items()},
         targets,
         note,
     )
