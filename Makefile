@@ -38,7 +38,7 @@ check: setup  ## formatting, lint, types, import rules, generated files
 fuzz: setup  ## look for new counter-examples, for some minutes
 	@HYPOTHESIS_PROFILE=fuzz $(PYTHON) -m pytest -q tests/unit --timeout 1800
 
-bench: setup  ## measure what preparing costs, against containerd's own client
+bench: setup  ## measure against containerd's own client and others, and write docs/benchmarks.md
 	@python3 scripts/fetch_tools.py --for test
 	@$(PYTHON) -m bench.prepare
 	@$(PYTHON) -m bench.registry
