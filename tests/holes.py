@@ -1,9 +1,10 @@
-"""Layers of any size, that are in a registry without having been sent."""
+"""Layers that are in a registry without having been sent: of any size, and nobody's time."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tests.daemons import Registry
@@ -13,8 +14,8 @@ _PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
-class Hole(Blob):
-    """Zeros, of which nobody keeps a copy."""
+class Elsewhere(Blob):
+    """A blob whose bytes are not in memory."""
 
     name: str
     size: int
@@ -34,12 +35,17 @@ def hole(registry: Registry, repository: str, size: int) -> Layer:
     for _ in range(size // _PIECE):
         hashed.update(bytes(_PIECE))
     name = f"sha256:{hashed.hexdigest()}"
-    path = registry.blob_path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    with place_blob(registry, repository, name).open("wb") as file:
         file.truncate(size)
+    return Layer(Elsewhere(OCI_LAYER, b"", name, size), name)
+
+
+def place_blob(registry: Registry, repository: str, name: str) -> Path:
+    """Have a repository name a blob; where, in the registry's storage, its bytes must be put."""
     root = registry.storage / "docker/registry/v2/repositories" / repository
     link = root / "_layers" / "sha256" / name.partition(":")[2] / "link"
     link.parent.mkdir(parents=True, exist_ok=True)
     link.write_text(name)
-    return Layer(Hole(OCI_LAYER, b"", name, size), name)
+    path = registry.blob_path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path

@@ -198,27 +198,33 @@ def debian_layer() -> Layer:
     """Debian's minimal system, made by debootstrap once and kept in ``.images``."""
     cached = ROOT / ".images" / "debian.tar.gz"
     if not cached.exists():
-        _debootstrap(cached)
+        _make_debian(cached)
     packed = cached.read_bytes()
     return Layer(Blob(f"{OCI_LAYER}+gzip", packed), digest_of(gzip.decompress(packed)))
 
 
-def _debootstrap(target: Path) -> None:
+def _make_debian(target: Path) -> None:
     target.parent.mkdir(exist_ok=True)
     root = target.parent / "debian.root"
-    subprocess.run(["rm", "-rf", str(root)], check=True)
-    program = Path(tool("debootstrap"))
-    env = {**tool_env(), "DEBOOTSTRAP_DIR": str(program.parent.parent / "share/debootstrap")}
-    subprocess.run(
-        [program, "--variant=minbase", "bookworm", root, _mirror()],
-        check=True, env=env, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
+    debootstrap(root)
     half = target.with_suffix(".half")
     skipped = ["--exclude=./var/cache/apt/archives/*.deb", "--exclude=./var/lib/apt/lists/*"]
     packing = ["--sort=name", "--numeric-owner", "--use-compress-program=gzip -1"]
     subprocess.run(["tar", "-C", root, *skipped, *packing, "-cf", half, "."], check=True)
     half.rename(target)
     subprocess.run(["rm", "-rf", str(root)], check=True)
+
+
+def debootstrap(root: Path, *packages: str) -> None:
+    """Make Debian's minimal system, and packages, in a folder of its own."""
+    subprocess.run(["rm", "-rf", str(root)], check=True)
+    program = Path(tool("debootstrap"))
+    env = {**tool_env(), "DEBOOTSTRAP_DIR": str(program.parent.parent / "share/debootstrap")}
+    more = [f"--include={','.join(packages)}"] if packages else []
+    subprocess.run(
+        [program, "--variant=minbase", *more, "bookworm", root, _mirror()],
+        check=True, env=env, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
 
 
 def _mirror() -> str:
