@@ -13,8 +13,8 @@ from tests.images import Blob, Pushed, Pusher, image_of, layer_of, tar_of
 from tests.node import Node
 from tests.worker import start_worker
 
-PEAK = 120_000_000
-GROWTH = 15_000_000
+PEAK = 100_000_000
+GROWTH = 10_000_000
 MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar"
 
 

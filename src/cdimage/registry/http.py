@@ -20,7 +20,7 @@ from cdimage.registry.trust import ssl_context
 if TYPE_CHECKING:
     import aiohttp
 
-_READ_BUFFER: Final = 1 << 20
+_READ_BUFFER: Final = 256 << 10
 _REDIRECTS: Final = 10
 _REDIRECT_STATUS: Final = frozenset({301, 302, 303, 307, 308})
 _USER_AGENT: Final = "cdimage"
