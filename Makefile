@@ -39,10 +39,7 @@ fuzz: setup  ## look for new counter-examples, for some minutes
 	@HYPOTHESIS_PROFILE=fuzz $(PYTHON) -m pytest -q tests/unit --timeout 1800
 
 bench: setup  ## measure against containerd's own client and others, and write docs/benchmarks.md
-	@python3 scripts/fetch_tools.py --for test
-	@$(PYTHON) -m bench.prepare
-	@$(PYTHON) -m bench.registry
-	@$(PYTHON) -m bench.warm
+	@python3 scripts/fetch_tools.py --for bench
 	@$(PYTHON) -m bench
 
 lock: setup  ## resolve the requirements again

@@ -1,12 +1,13 @@
 """Put the real programs that tests and the demo start into `.tools/`, installing nothing.
 
-    python3 scripts/fetch_tools.py [--for run|test|matrix]
+    python3 scripts/fetch_tools.py [--for run|test|matrix|bench]
 
 Debian's own packages are downloaded with the system's own apt sources and unpacked into
 `.tools/<suite>`. No package script runs: so no service starts, and a containerd that this machine
 already has is neither touched nor replaced. Needs Debian 12 and nothing but its Python.
 
-`matrix` adds the containerds of newer suites, from the same mirror, beside Debian 12's runc.
+`matrix` adds the containerds of newer suites, from the same mirror, beside Debian 12's runc; and
+`bench` those, and what else changes images.
 """
 
 import argparse
@@ -41,12 +42,15 @@ TEST = (
     "zstd",
     *WINE,
 )
-PURPOSES = {"run": RUN, "test": TEST, "matrix": TEST}
+BENCH = (*TEST, "buildah", "docker.io")
+PURPOSES = {"run": RUN, "test": TEST, "matrix": TEST, "bench": BENCH}
 
 # What has containerd 1.7 and 2.1. Their programs are content with Debian 12's libc.
 NEWER_SUITES = ("trixie", "forky")
 # Their Pythons are not: they come with a libc of their own.
 NEWER_PYTHONS = {"trixie": "3.13", "forky": "3.14"}
+# Debian 12 has no crane.
+PEERS = ("forky", ["crane"])
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 # Of what those depend on, only this is needed when the programs are started by hand: libraries,
@@ -130,10 +134,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         suite = _suite_of_this_system()
         fetch(suite, PURPOSES[arguments.purpose])
         ready = [suite]
-        if arguments.purpose == "matrix":
+        if arguments.purpose in {"matrix", "bench"}:
             ready += [Suite(codename, _mirror(suite)) for codename in NEWER_SUITES]
             for newer in ready[1:]:
                 fetch(newer, ["containerd"])
+        if arguments.purpose == "bench":
+            codename, packages = PEERS
+            ready.append(Suite(codename, _mirror(suite), "-peers"))
+            fetch(ready[-1], packages)
+        if arguments.purpose == "matrix":
             for codename, version in NEWER_PYTHONS.items():
                 python = Suite(codename, _mirror(suite), "-python")
                 parts = ("python{}-minimal", "libpython{}-minimal", "libpython{}-stdlib")

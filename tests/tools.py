@@ -14,6 +14,7 @@ SUITE = "bookworm"
 CONTAINERD_SUITE = "CDIMAGE_CONTAINERD_SUITE"
 """The variable that names another Debian suite, whose containerd is started."""
 
+_PEERS = "forky-peers"  # what only the benchmarks start, and Debian 12 does not have
 _PROGRAM_FOLDERS = ("usr/sbin", "usr/bin", "sbin", "bin")
 _LIBRARY_FOLDERS = ("usr/lib/{triplet}", "lib/{triplet}", "usr/lib", "lib")
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/lib/wine"
@@ -59,7 +60,7 @@ def _inherited_path() -> str:
 
 def _folders(names: Sequence[str]) -> list[Path]:
     """Where the unpacked programs or libraries are; those of another suite, if any, go first."""
-    suites = dict.fromkeys([os.environ.get(CONTAINERD_SUITE) or SUITE, SUITE])
+    suites = dict.fromkeys([os.environ.get(CONTAINERD_SUITE) or SUITE, SUITE, _PEERS])
     triplet = f"{os.uname().machine}-linux-gnu"
     folders = [
         ROOT / ".tools" / suite / name.format(triplet=triplet) for suite in suites for name in names
