@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from cdimage.containerd.client import Client
 from cdimage.containerd.records import config_labels, manifest_labels, top_chain_id
+from cdimage.containerd.turns import Turns
 from cdimage.containerd.unpack import UNCOMPRESSED, Extraction, UnpackedLayer, Unpacker
 from cdimage.containerd.writer import ingest_ref
 from cdimage.descriptor import Descriptor
@@ -34,6 +35,7 @@ class Ingest:
         snapshotter: Where it is unpacked; None leaves it packed.
         progress: Told what happens to each layer.
         let_go: Ends the leases of pulls that broke; whether there was any.
+        turns: Of all images that are on their way.
     """
 
     client: Client
@@ -42,6 +44,7 @@ class Ingest:
     snapshotter: str | None
     progress: ProgressCallback
     let_go: Callable[[], Awaitable[bool]]
+    turns: Turns
 
     async def run(self, labels: Mapping[str, str], *limits: asyncio.Semaphore) -> None:
         """Store everything but the record; layers are unpacked while others arrive.
@@ -107,16 +110,21 @@ class Ingest:
             else:
                 self.progress(Progress(layer, State.WAITING, 0))
             if layer.digest not in here and layer.digest not in arriving:
-                copying = copy_blob(
-                    self.source,
-                    content,
-                    layer,
-                    limits=limits,
-                    labels=labels,
-                    progress=self.progress,
-                )
-                arriving[layer.digest] = group.create_task(copying)
+                arriving[layer.digest] = group.create_task(self._copy(layer, labels, limits))
         return arriving
+
+    async def _copy(
+        self, layer: Descriptor, labels: Mapping[str, str], limits: Sequence[asyncio.Semaphore]
+    ) -> None:
+        async with self.turns.of("content", str(layer.digest)):
+            await copy_blob(
+                self.source,
+                self.client.content,
+                layer,
+                limits=limits,
+                labels=labels,
+                progress=self.progress,
+            )
 
     async def _unpack(
         self,
@@ -131,8 +139,9 @@ class Ingest:
             extraction = await unpacker.begin(last)
         except NotFoundError:
             for layer in below:
-                room = await unpacker.begin(layer)
-                await self._finish(unpacker, layer, room, await arriving)
+                async with self.turns.of("snapshots", layer.chain_id):
+                    room = await unpacker.begin(layer)
+                    await self._finish(unpacker, layer, room, await arriving)
                 if room is not None:  # the next layer need not wait for the label
                     group.create_task(unpacker.label(layer))
             extraction = await unpacker.begin(last)

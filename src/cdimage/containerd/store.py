@@ -17,6 +17,7 @@ from cdimage.containerd.records import (
     source_labels,
 )
 from cdimage.containerd.source import ContentSource
+from cdimage.containerd.turns import Turns
 from cdimage.descriptor import Platform
 from cdimage.digest import Digest
 from cdimage.errors import CdimageError, NotFoundError, UnavailableError
@@ -97,6 +98,7 @@ class Store(PreparedStore):
         self._lease_seconds = lease_seconds
         self._known_daemon: _Daemon | None = None
         self._left: set[str] = set()
+        self._turns = Turns()
 
     @property
     def name(self) -> str:
@@ -157,7 +159,9 @@ class Store(PreparedStore):
             limit = asyncio.Semaphore(self._concurrency)
             for variant in preparation.variants:
                 snapshotter = daemon.snapshotter if variant is unpacked else None
-                ingest = Ingest(client, source, variant, snapshotter, tracker, self._let_go)
+                ingest = Ingest(
+                    client, source, variant, snapshotter, tracker, self._let_go, self._turns
+                )
                 await ingest.run(labels, limit, self._slots)
             if (index := preparation.index) is not None:
                 await client.content.put(index.descriptor, index.data, index_labels(preparation))
