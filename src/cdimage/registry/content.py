@@ -57,10 +57,11 @@ class RegistryContent:
 
         Left without a commit, the upload is cancelled.
         """
-        if await self._mount(descriptor) or await self.exists(descriptor):
+        mounted, upload = await self._mount(descriptor)
+        if mounted or (upload is None and await self.exists(descriptor)):
             yield None
             return
-        writer = RegistryWriter(self, descriptor)
+        writer = RegistryWriter(self, descriptor, upload)
         try:
             yield writer
         finally:
@@ -107,17 +108,19 @@ class RegistryContent:
         """Throw away an upload."""
         await self._send("DELETE", upload, range(200, 500))
 
-    async def _mount(self, descriptor: Descriptor) -> bool:
-        """Have the registry take a layer from another repository; False when it does not."""
+    async def _mount(self, descriptor: Descriptor) -> tuple[bool, str | None]:
+        """Have the registry take a layer from another repository.
+
+        Returns:
+            Whether it did; or else the upload that it has begun, if it has.
+        """
         if self._mount_from is None or not MediaType.is_layer(descriptor.media_type):
-            return False
+            return False, None
         digest, source = quote(str(descriptor.digest)), quote(self._mount_from, safe="")
         path = f"blobs/uploads/?mount={digest}&from={source}"
         # Who may not read there, or cannot mount, copies; what then fails says why.
         response = await self._send("POST", path, range(200, 500))
-        if response.status == 202:
-            await self.cancel(_location(response))
-        return response.status == 201
+        return response.status == 201, _location(response) if response.status == 202 else None
 
     async def _next(self, *request: object) -> str:
         return _location(await self._send(*request))  # type: ignore[arg-type]
@@ -147,11 +150,13 @@ class RegistryContent:
 class RegistryWriter:
     """An upload; a `cdimage.store.Writer`. It begins at 0, and is sent in pieces of 8 MiB."""
 
-    def __init__(self, content: RegistryContent, descriptor: Descriptor) -> None:
+    def __init__(
+        self, content: RegistryContent, descriptor: Descriptor, upload: str | None
+    ) -> None:
         self._content = content
         self._descriptor = descriptor
         self._hash = hashlib.new(descriptor.digest.algorithm)
-        self._upload: str | None = None
+        self._upload = upload
         self._unsent: list[bytes] = []
         self._sent = 0
         self._offset = 0

@@ -256,16 +256,17 @@ class RegistryStore(PreparedStore):
             self._repository, self._retry, named.repository if is_near else None
         )
         blobs = [it for it in preparation.documents if isinstance(it, Config)]
-        await store_blobs(
-            content,
-            source,
-            preparation,
-            tracker,
-            asyncio.Semaphore(self._concurrency),
-            self._slots,
-            documents=[*preparation.base_documents, *blobs],
-        )
-        await put(content, EMPTY, b"{}", {})
+        async with one_error() as group:
+            group.create_task(put(content, EMPTY, b"{}", {}))
+            await store_blobs(
+                content,
+                source,
+                preparation,
+                tracker,
+                asyncio.Semaphore(self._concurrency),
+                self._slots,
+                documents=[*preparation.base_documents, *blobs],
+            )
         digest = preparation.user_digest
         replaced, stale = await self._replaced(order.before, preparation)
         with _explaining(preparation):
