@@ -17,7 +17,7 @@ from typing import Final
 
 from tests.tools import ROOT
 
-from bench import report, starting
+from bench import layout, preparing, pulling, registry, report, starting
 from bench.machine import describe
 from bench.results import Results, Section, from_json, to_json
 from bench.rows import Row, show
@@ -26,6 +26,10 @@ Sections = Mapping[str, tuple[str, Callable[[int], Iterable[Row]]]]
 """By name on the command line, the title and what measures, given how many runs."""
 
 _SECTIONS: Final[Sections] = {
+    "preparing": ("Preparing an image whose base is unpacked", preparing.measure),
+    "pulling": ("Pulling", pulling.measure),
+    "registry": ("Preparing in a registry", registry.measure),
+    "layout": ("Preparing in an image layout", layout.measure),
     "starting": ("Starting cdimage", starting.measure),
 }
 _FILE: Final = "benchmarks.json"
