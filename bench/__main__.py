@@ -17,7 +17,7 @@ from typing import Final
 
 from tests.tools import ROOT
 
-from bench import layout, preparing, pulling, registry, report, starting
+from bench import growing, layout, preparing, pulling, registry, report, starting, warm
 from bench.machine import describe
 from bench.results import Results, Section, from_json, to_json
 from bench.rows import Row, show
@@ -30,6 +30,8 @@ _SECTIONS: Final[Sections] = {
     "pulling": ("Pulling", pulling.measure),
     "registry": ("Preparing in a registry", registry.measure),
     "layout": ("Preparing in an image layout", layout.measure),
+    "warm": ("Running jobs", warm.measure),
+    "growing": ("How cost grows", growing.measure),
     "starting": ("Starting cdimage", starting.measure),
 }
 _FILE: Final = "benchmarks.json"

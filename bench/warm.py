@@ -1,160 +1,178 @@
-"""What a job in a warm container costs, against what else starts one: ``make bench``.
-
-One container of busybox, and the job ``true``, in one run: `Box.exec` as a call; ``runc exec`` and
-``ctr task exec`` into the same container; ``ctr run`` and ``podman run`` of the same image, cold.
-"""
+"""What a job in a warm container costs, against what else starts one."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import secrets
-import statistics
-import subprocess
-import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
 
 from tests.daemons import Containerd, Registry
-from tests.images import Pusher, busybox_tar, image_of, layer_of
+from tests.images import Pushed, Pusher, busybox_tar, image_of, layer_of
 from tests.node import Node
 from tests.podman import Podman
-from tests.tools import tool, tool_env
+from tests.tools import tool
 
 import cdimage
+from bench.programs import run
+from bench.rows import Row, Target, in_turn, milliseconds
 from cdimage import warm
 
-_REST = 0.2  # what a program leaves to do behind it is not the next one's time
-
-Measured = Callable[[], Awaitable[object]]
-
-
-async def paired(runs: int, what: dict[str, Measured]) -> dict[str, float]:
-    """Medians, in seconds, of things that are done in turn."""
-    seconds: dict[str, list[float]] = {name: [] for name in what}
-    for number in range(runs + 1):
-        for name, work in what.items():
-            await asyncio.sleep(_REST)
-            start = time.perf_counter()
-            await work()
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+_REST: Final = 0.2  # what a program leaves to do behind it is not the next one's time
+_HOW: Final = "busybox, prepared and unpacked; containerd 1.6; the job is `true`"
+_CALLERS: Final = (1, 4, 16, 64)
+_JOBS: Final = 64
+_COMMANDS: Final = {
+    "runc exec": "runc exec CONTAINER true",
+    "ctr task exec": "ctr task exec --exec-id ID CONTAINER true",
+    "ctr run": "ctr run --rm IMAGE ID true",
+    "podman run": "podman run --rm IMAGE true",
+}
 
 
-def program(*command: str) -> Measured:
-    """Run a program to its end."""
-
-    async def work() -> None:
-        process = await asyncio.create_subprocess_exec(
-            *command, env=tool_env(), stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        if await process.wait():
-            raise RuntimeError(f"{' '.join(command)} failed")
-
-    return work
-
-
-async def measure(node: Node, podman: Podman, host: str, folder: Path, runs: int) -> None:
-    """Measure and print."""
-    image = Pusher(host).push(image_of([layer_of(busybox_tar())]), "bench/warm")
-    async with cdimage.connect(node.address, node.namespace) as client:
-        store = cdimage.Store(client)
-        await store.pull_image(image.reference, image.digest)
-        name = cdimage.prepared_image_name(image.digest)
+def measure(runs: int) -> Iterator[Row]:
+    """One container, and others beside it."""
+    with ExitStack() as stack:
+        node = Node(stack.enter_context(Containerd()), f"bench-{secrets.token_hex(4)}")
+        host = stack.enter_context(Registry()).host
+        podman = stack.enter_context(Podman())
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="cdi-bench-")))
+        node.create()
+        stack.callback(node.clear)
+        image = Pusher(host).push(image_of([layer_of(busybox_tar())]), "bench/warm")
         node.ctr("images", "pull", "--plain-http", image.reference)
         podman("pull", "--tls-verify=false", image.reference)
-        async with warm.start(client, image.digest, folder=folder) as box:
-            await _jobs(node, podman, box, image.reference, runs)
-            await _throughput(box, runs)
-        await _starts(client, store, image.digest, folder, runs)
-        node.ctr("images", "rm", "--sync", image.reference, name)
+        runner = stack.enter_context(asyncio.Runner())
+        bench = runner.run(_Bench.open(node, image, folder))
+        stack.callback(lambda: runner.run(bench.close()))
+        yield bench.row_of_jobs(podman, runs, runner)
+        yield bench.row_of_callers(max(3, runs // 3), runner)
+        yield bench.row_of_starts(runs, runner)
 
 
-async def _jobs(node: Node, podman: Podman, box: warm.Box, image: str, runs: int) -> None:
-    ctr = (tool("ctr"), "--address", node.address, "--namespace", node.namespace)
-    state = f"/run/containerd/runc/{node.namespace}"
+class _Bench:
+    def __init__(self, node: Node, image: Pushed, folder: Path, stack: AsyncExitStack) -> None:
+        self._node = node
+        self._image = image
+        self._folder = folder
+        self._stack = stack
 
-    async def ours() -> None:
-        await box.exec(["true"])
+    @classmethod
+    async def open(cls, node: Node, image: Pushed, folder: Path) -> _Bench:
+        """Connect, prepare the image and start a container."""
+        bench = cls(node, image, folder, AsyncExitStack())
+        enter = bench._stack.enter_async_context
+        bench.client = await enter(cdimage.connect(node.address, node.namespace))
+        bench.store = cdimage.Store(bench.client)
+        await bench.store.pull_image(image.reference, image.digest)
+        bench.box = await enter(warm.start(bench.client, image.digest, folder=folder))
+        bench.pool = await enter(warm.WarmPool(bench.store, size=2, folder=folder))
+        return bench
 
-    async def task_exec() -> None:
-        await program(*ctr, "task", "exec", "--exec-id", secrets.token_hex(4), box.id, "true")()
+    client: cdimage.Client
+    store: cdimage.Store
+    box: warm.Box
+    pool: warm.WarmPool
 
-    async def run() -> None:
-        await program(*ctr, "run", "--rm", image, secrets.token_hex(4), "true")()
+    async def close(self) -> None:
+        """Stop everything."""
+        await self._stack.aclose()
 
-    medians = await paired(
-        runs,
-        {
-            "Box.exec": ours,
-            "runc exec": program(tool("runc"), "--root", state, "exec", box.id, "true"),
-            "ctr task exec": task_exec,
-            "ctr run": run,
-            "podman run": program(*podman.command("run", "--rm", image, "true")),
-        },
-    )
-    for name, seconds in medians.items():
-        ratio = medians["Box.exec"] / seconds
-        print(
-            f"a job: {name:14} {seconds * 1000:7.1f} ms, Box.exec is {ratio:.2f} of it", flush=True
+    def row_of_jobs(self, podman: Podman, runs: int, runner: asyncio.Runner) -> Row:
+        """One job, by each in turn."""
+        node, image = self._node, self._image.reference
+        ctr = (tool("ctr"), "--address", node.address, "--namespace", node.namespace)
+        runc = (tool("runc"), "--root", f"/run/containerd/runc/{node.namespace}")
+
+        def job_of_ctr() -> float:
+            job = ("task", "exec", "--exec-id", secrets.token_hex(4), self.box.id, "true")
+            return _rested(lambda: run([*ctr, *job]).seconds)
+
+        def container_of_ctr() -> float:
+            words = ("run", "--rm", image, secrets.token_hex(4), "true")
+            return _rested(lambda: run([*ctr, *words]).seconds)
+
+        ways: dict[str, Callable[[], float]] = {
+            "Box.exec": lambda: _rested(lambda: runner.run(_seconds(self._job))),
+            "runc exec": lambda: _rested(lambda: run([*runc, "exec", self.box.id, "true"]).seconds),
+            "ctr task exec": job_of_ctr,
+            "ctr run": container_of_ctr,
+            "podman run": lambda: _rested(
+                lambda: run(podman.command("run", "--rm", image, "true")).seconds
+            ),
+        }
+        in_turn(1, ways)
+        return Row(
+            "job",
+            "A job",
+            f"{_HOW}; the first three in a container that runs, the others in one of its own",
+            "ms",
+            milliseconds(in_turn(2 * runs, ways)),
+            _COMMANDS,
+            [Target("Box.exec", "runc exec", 1.2), Target("Box.exec", "ctr task exec", 1)],
         )
 
+    def row_of_callers(self, runs: int, runner: asyncio.Runner) -> Row:
+        """Jobs of many callers of one container."""
 
-async def _throughput(box: warm.Box, runs: int) -> None:
-    for callers in (1, 2, 4, 8, 16, 32, 64):
-        count = max(runs, callers)
-        slots = asyncio.Semaphore(callers)
-
-        async def one(slots: asyncio.Semaphore = slots) -> None:
+        async def one(slots: asyncio.Semaphore) -> None:
             async with slots:
-                await box.exec(["true"])
+                await self._job()
 
-        start = time.perf_counter()
-        await asyncio.gather(*(one() for _ in range(count)))
-        rate = count / (time.perf_counter() - start)
-        print(f"jobs: {callers:2} callers, {rate:5.1f} a second", flush=True)
+        async def all_of(callers: int) -> float:
+            slots = asyncio.Semaphore(callers)
+            start = time.perf_counter()
+            await asyncio.gather(*(one(slots) for _ in range(_JOBS)))
+            return (time.perf_counter() - start) / _JOBS
 
+        def way(callers: int) -> Callable[[], float]:
+            return lambda: runner.run(all_of(callers))
 
-async def _starts(
-    client: cdimage.Client, store: cdimage.Store, digest: str, folder: Path, runs: int
-) -> None:
-    async def start() -> None:
-        async with warm.start(client, digest, folder=folder):
-            pass
+        ways = {f"at most {callers} at once": way(callers) for callers in _CALLERS}
+        return Row(
+            "job-callers",
+            f"{_JOBS} jobs at the same time, the time of each",
+            f"{_HOW}, in one container",
+            "ms",
+            milliseconds(in_turn(runs, ways)),
+            targets=[Target("at most 64 at once", "at most 1 at once", 1)],
+        )
 
-    medians = await paired(runs, {"start and stop": start})
-    print(f"a container: start and stop {medians['start and stop'] * 1000:.1f} ms")
-    seconds = []
-    async with warm.WarmPool(store, size=2, folder=folder) as pool:
-        for _ in range(runs):
-            await pool.keep(digest)
+    def row_of_starts(self, runs: int, runner: asyncio.Runner) -> Row:
+        """Containers, started and taken from a pool."""
+
+        async def start() -> None:
+            async with warm.start(self.client, self._image.digest, folder=self._folder):
+                pass
+
+        async def take() -> float:
+            await self.pool.keep(self._image.digest)
             begin = time.perf_counter()
-            async with pool.take(digest):
-                seconds.append(time.perf_counter() - begin)
-    print(f"a container from the pool: {statistics.median(seconds) * 1000:.3f} ms")
+            async with self.pool.take(self._image.digest):
+                return time.perf_counter() - begin
+
+        ways: dict[str, Callable[[], float]] = {
+            "start and stop": lambda: _rested(lambda: runner.run(_seconds(start))),
+            "from a pool": lambda: _rested(lambda: runner.run(take())),
+        }
+        in_turn(1, ways)
+        values = milliseconds(in_turn(runs, ways))
+        return Row("container", "A container", _HOW, "ms", values)
+
+    async def _job(self) -> None:
+        await self.box.exec(["true"])
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=int, default=40)
-    runs: int = parser.parse_args().runs
-    with (
-        Containerd() as containerd,
-        Registry() as registry,
-        Podman() as podman,
-        tempfile.TemporaryDirectory(prefix="cdi-bench-") as folder,
-    ):
-        node = Node(containerd, f"bench-{secrets.token_hex(4)}")
-        node.create()
-        try:
-            asyncio.run(measure(node, podman, registry.host, Path(folder), runs))
-        finally:
-            node.clear()
+def _rested(work: Callable[[], float]) -> float:
+    time.sleep(_REST)
+    return work()
 
 
-if __name__ == "__main__":
-    main()
+async def _seconds(work: Callable[[], Awaitable[object]]) -> float:
+    start = time.perf_counter()
+    await work()
+    return time.perf_counter() - start
