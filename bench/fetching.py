@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 
 import cdimage
 from cdimage.image import Manifest
@@ -16,10 +14,9 @@ _AT_ONCE = 3
 _SECONDS = 3600.0
 
 
-async def fetch(name: str) -> None:
-    """Fetch an image of one platform, by its reference."""
+async def fetch(address: str, namespace: str, name: str) -> None:
+    """Fetch an image of one platform, by its reference, into that daemon."""
     reference, limit = cdimage.Reference.parse(name), asyncio.Semaphore(_AT_ONCE)
-    address, namespace = os.environ["CONTAINERD_ADDRESS"], os.environ["CONTAINERD_NAMESPACE"]
     async with cdimage.connect(address, namespace) as client, Registry() as registry:
         content = client.leased(await client.leases.create(_SECONDS)).content
         source = registry.open(reference)
@@ -38,8 +35,3 @@ async def fetch(name: str) -> None:
                         progress=lambda _: None,
                     )
                 )
-
-
-if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        asyncio.run(fetch(argument))

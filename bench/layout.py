@@ -34,8 +34,8 @@ _COMMANDS: Final = {
 }
 _NOTE: Final = (
     "umoci takes some milliseconds for both of its runs, and does not wait until what it wrote is "
-    "on disk, which cdimage does; a process of Python's that reads options has taken more than "
-    "four times as long before it begins"
+    "on disk, which cdimage does; a process of Python's that reads options has taken three times "
+    "as long before it begins"
 )
 
 

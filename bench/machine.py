@@ -12,8 +12,17 @@ from typing import Final
 
 from tests.tools import tool, tool_env
 
-_PROGRAMS: Final = ("containerd", "runc", "docker-registry", "podman", "skopeo", "umoci")
-_VERSION: Final = re.compile(r"\s(\d+\.\d\S*)")
+_PROGRAMS: Final = (
+    "containerd",
+    "runc",
+    "docker-registry",
+    "podman",
+    "skopeo",
+    "umoci",
+    "buildah",
+    "dockerd",
+)
+_VERSION: Final = re.compile(r"\s(\d+\.\d[^\s,]*)")
 
 
 def describe() -> dict[str, str]:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from tests.tools import tool_env
 
 CDIMAGE: Final = (sys.executable, "-m", "cdimage")
+
+# A program begins with the peak size of who starts it: so somebody small does.
+_STARTER: Final = """
+import json, os, sys, time
+quiet = [(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)]
+start = time.perf_counter()
+child = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ, file_actions=quiet)
+_, status, used = os.wait4(child, 0)
+took = time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e6
+print(json.dumps(took))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
 
 
 class Used(NamedTuple):
@@ -37,16 +49,10 @@ def run(words: Sequence[str], env: Mapping[str, str] | None = None) -> Used:
     whole = {**os.environ, **tool_env(), **(env or {})}
     # As an installed program, which is not compiled anew each time.
     whole.pop("PYTHONDONTWRITEBYTECODE", None)
-    start = time.perf_counter()
-    with subprocess.Popen(
-        words, env=whole, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        assert process.stderr is not None
-        said = process.stderr.read()
-        _, status, used = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(words)} ended with {process.returncode}: {said.strip()}")
-    return Used(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e6)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", _STARTER, *words],
+        env=whole, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}: {done.stderr.strip()}")
+    return Used(*json.loads(done.stdout))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import shlex
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,9 +17,10 @@ from tests.holes import hole
 from tests.images import Pushed, Pusher, debian_layer, image_of, layer_of, tar_of
 from tests.tools import CONTAINERD_SUITE, tool
 
+from bench.fetching import fetch
 from bench.images import push_toolchain
 from bench.programs import CDIMAGE, Used, run
-from bench.rows import Row, Target, in_turn
+from bench.rows import Row, Target, in_turn, seconds
 
 _SUITES: Final = {"1.6": "bookworm", "1.7": "trixie", "2.1": "forky"}
 _AT_MOST: Final = {3: 0.95, 40: 0.8}
@@ -113,19 +114,20 @@ def _rows(image: Pushed, version: str, layers: int, runs: int) -> Iterator[Row]:
 
 
 def _fetching(image: Pushed, runs: int) -> Row:
-    ours = [sys.executable, "-m", "bench.fetching", image.reference]
     ctr = [tool("ctr"), "content", "fetch", "--plain-http", image.reference]
-    used = _fresh(
-        runs,
-        {"fetching": lambda env: run(ours, env), "ctr content fetch": lambda env: run(ctr, env)},
-    )
+
+    def call(env: Mapping[str, str]) -> Used:
+        where = env["CONTAINERD_ADDRESS"], env["CONTAINERD_NAMESPACE"]
+        return Used(seconds(lambda: asyncio.run(fetch(*where, image.reference))), 0, 0)
+
+    used = _fresh(runs, {"fetching": call, "ctr content fetch": _running(ctr)})
     return Row(
         "fetching",
         "Fetching alone, an image of 560 MB in 3 layers, containerd 1.6",
-        f"{_HOW}; what `Store.pull_image` does until it unpacks",
+        f"{_HOW}; as a call, what `Store.pull_image` does until it unpacks",
         "s",
         {way: [it.seconds for it in each] for way, each in used.items()},
-        {"fetching": _shown(ours), "ctr content fetch": _shown(ctr)},
+        {"ctr content fetch": _shown(ctr)},
         [Target("fetching", "ctr content fetch", 1)],
     )
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from tests.daemons import Containerd
 from tests.node import Node
-from tests.tools import tool, tool_env
+from tests.tools import tool
 
-from bench.rows import Row, Target, in_turn, milliseconds, seconds
+from bench.programs import CDIMAGE, run
+from bench.rows import Row, Target, in_turn, milliseconds
 
-_PYTHON = sys.executable
-_CDIMAGE = (_PYTHON, "-m", "cdimage")
+_PYTHON = CDIMAGE[0]
 _DIGEST = "sha256:" + "0" * 64
 _LIBRARIES = "import click, grpc.aio, google.protobuf.timestamp_pb2"
 _LISTING_NOTE = (
@@ -44,7 +41,7 @@ def _rows(node: Node, runs: int) -> Iterator[Row]:
         "`cdimage ls` of an empty store",
         runs,
         {
-            "cdimage ls": [*_CDIMAGE, "ls"],
+            "cdimage ls": [*CDIMAGE, "ls"],
             "import grpc.aio": [_PYTHON, "-c", "import grpc.aio"],
             "the libraries": [_PYTHON, "-c", _LIBRARIES],
             "ctr image ls": [tool("ctr"), "image", "ls"],
@@ -54,9 +51,9 @@ def _rows(node: Node, runs: int) -> Iterator[Row]:
         _LISTING_NOTE,
     )
     small = {
-        "cdimage name": [*_CDIMAGE, "name", _DIGEST],
-        "cdimage --help": [*_CDIMAGE, "--help"],
-        "cdimage completion": [*_CDIMAGE, "completion", "bash"],
+        "cdimage name": [*CDIMAGE, "name", _DIGEST],
+        "cdimage --help": [*CDIMAGE, "--help"],
+        "cdimage completion": [*CDIMAGE, "completion", "bash"],
     }
     yield _row(
         "small",
@@ -107,13 +104,4 @@ def _row(
 
 
 def _program(words: Sequence[str], env: Mapping[str, str]) -> Callable[[], float]:
-    whole = {**os.environ, **tool_env(), **env}
-    # As an installed program, which is not compiled anew each time.
-    whole.pop("PYTHONDONTWRITEBYTECODE", None)
-
-    def run() -> float:
-        return seconds(
-            lambda: subprocess.run(words, env=whole, check=True, stdout=subprocess.DEVNULL)
-        )
-
-    return run
+    return lambda: run(words, env).seconds
