@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tests.tools import tool, tool_env
+from tests.tools import ToolMissingError, tool, tool_env
 
 _PROGRAMS: Final = (
     "containerd",
@@ -26,14 +26,14 @@ _VERSION: Final = re.compile(r"\s(\d+\.\d[^\s,]*)")
 
 
 def describe() -> dict[str, str]:
-    """The machine, and the programs on it, by what that is."""
+    """The machine, and the programs that are on it, by what that is."""
     return {
         "processor": _processor(),
         "memory": _memory(),
         "kernel": f"{platform.system()} {platform.release()}",
         "file system": _file_system(Path(tempfile.gettempdir())),
         "Python": platform.python_version(),
-        **{name: _version(name) for name in _PROGRAMS},
+        **{name: version for name in _PROGRAMS if (version := _version(name))},
     }
 
 
@@ -59,8 +59,11 @@ def _file_system(folder: Path) -> str:
 
 
 def _version(name: str) -> str:
-    done = subprocess.run(
-        [tool(name), "--version"], env=tool_env(), capture_output=True, text=True, check=True
-    )
+    """What a program says it is; "" where it is not fetched."""
+    try:
+        command = [tool(name), "--version"]
+    except ToolMissingError:
+        return ""
+    done = subprocess.run(command, env=tool_env(), capture_output=True, text=True, check=True)
     found = _VERSION.search(done.stdout)
     return found[1] if found else "unknown"
