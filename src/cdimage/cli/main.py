@@ -400,12 +400,13 @@ def doctor(settings: Settings) -> Coroutine[Any, Any, None]:
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the completion script of a shell: eval "$(cdimage completion bash)"."""
-    from click.shell_completion import get_completion_class  # noqa: PLC0415 - needed here only
+    from click.shell_completion import ShellComplete, get_completion_class  # noqa: PLC0415
 
     found = get_completion_class(shell)
     if found is None:
         raise click.UsageError(f"there is no completion for {shell}")
-    click.echo(found(cli, {}, "cdimage", "_CDIMAGE_COMPLETE").source())
+    # bash's own source() starts a bash to ask for its version; who reads the script is one.
+    click.echo(ShellComplete.source(found(cli, {}, "cdimage", "_CDIMAGE_COMPLETE")))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:  # noqa: PLR0911 - one an error

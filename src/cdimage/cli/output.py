@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +31,8 @@ def show_fields(fields: Sequence[tuple[str, str]]) -> None:
 
 def show_json(value: object) -> None:
     """Print a result for programs."""
+    import json  # noqa: PLC0415 - needed here only
+
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 

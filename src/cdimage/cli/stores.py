@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +13,8 @@ import click
 from cdimage.errors import InvalidReferenceError, PermissionDeniedError, UnavailableError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cdimage.cli.settings import Settings
     from cdimage.pause import PauseBinaries
     from cdimage.prepared_store import OpenSource, PreparedStore
@@ -105,6 +107,8 @@ async def list_images(settings: Settings) -> list[PreparedImage]:
 
 def _path(text: str) -> Path | None:
     """A directory; a shell leaves the ~ of ``oci:~/images`` as it is."""
+    from pathlib import Path  # noqa: PLC0415 - takes long to load
+
     return Path(text).expanduser() if text else None
 
 
@@ -125,7 +129,7 @@ async def _found(settings: Settings) -> str:
 async def _why_not_containerd(settings: Settings) -> str | None:
     from cdimage.containerd.client import DEFAULT_ADDRESS  # noqa: PLC0415 - loads gRPC
 
-    if not Path(DEFAULT_ADDRESS).exists():  # noqa: ASYNC240 - looks at one name
+    if not os.path.exists(DEFAULT_ADDRESS):  # noqa: ASYNC240, PTH110 - looks at one name
         return f"there is no containerd at {DEFAULT_ADDRESS}"
     try:
         async with settings.connect() as client:

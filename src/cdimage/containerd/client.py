@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
@@ -185,7 +184,9 @@ def connect(
     scheme, separator, rest = address.partition("://")
     if not separator or scheme == "unix":
         path = rest if separator else address
-        channel = grpc.aio.insecure_channel(f"unix:{Path(path).absolute()}", _OPTIONS)
+        if not path.startswith("/"):
+            path = f"{os.getcwd()}/{path}"  # noqa: PTH109 - pathlib takes long to load
+        channel = grpc.aio.insecure_channel(f"unix:{path}", _OPTIONS)
     elif scheme == "tcp":
         channel = _tcp_channel(address, rest, tls)
     else:
@@ -198,6 +199,8 @@ def connect(
 
 def _tcp_channel(address: str, target: str, tls: TLS | None) -> grpc.aio.Channel:
     if tls is not None:
+        from pathlib import Path
+
         credentials = grpc.ssl_channel_credentials(
             *(Path(file).read_bytes() for file in (tls.ca, tls.key, tls.cert))
         )
