@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,24 +17,30 @@ from tests.tools import tool
 
 import cdimage
 from bench.programs import CDIMAGE, run
-from bench.rows import Row, Target, in_turn, milliseconds
+from bench.requests import Requests
+from bench.rows import Row, Target, in_turn, milliseconds, seconds
 
 _MB: Final = 1 << 20
 _SIZES: Final = (5, 2048)
 _HOW: Final = (
-    "the image is in the registry, its layers in the page cache; each time into another, new "
-    "repository of the same registry"
+    "the images are in the registry, their layer in the page cache; each time another one, of "
+    "the same layer and with a config of its own, into a repository of the same registry which "
+    "holds others already"
 )
+_IMPORTS: Final = "import aiohttp, click"
 _COMMANDS: Final = {
-    "cdimage pull": "cdimage pull IMAGE --digest DIGEST --store registry:NEW",
+    "cdimage pull": "cdimage pull IMAGE --digest DIGEST --store registry:HOST/PREFIX",
     "crane": "crane append -b IMAGE -f pause.tar -t NEW; crane mutate NEW --entrypoint /pause",
     "skopeo copy": "skopeo copy docker://IMAGE docker://NEW",
+    "import aiohttp, click": f"python -c '{_IMPORTS}'",
 }
 _NOTE: Final = (
-    "nine requests must wait for another's answer, and the registry takes some milliseconds for "
-    "each that writes; cdimage writes more than crane does, the base's documents and a record of "
-    "what was prepared from what, so that others can check and use it; a process loads an HTTP "
-    "stack first, which takes three times what crane takes, and which a worker that runs has"
+    "the bare requests read the image's manifest and config, mount its layer, and write a config "
+    "and a manifest, and nobody could do with fewer; cdimage looks first whether the image is "
+    "prepared, and writes the user's own documents and a record of what was prepared from what as "
+    "well, so that others can check and use it; nearly all of its time it waits for the registry; "
+    "a process loads an HTTP stack first, which takes three times what both runs of crane take, "
+    "and which a worker that runs has"
 )
 
 
@@ -46,38 +51,65 @@ def measure(runs: int) -> Iterator[Row]:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="cdi-bench-")))
         runner = stack.enter_context(asyncio.Runner())
         bench = _Bench(daemon, folder, runner)
-        stack.callback(lambda: runner.run(bench.registry.close()))
-        images = {size: _push(daemon, size * _MB) for size in _SIZES}
-        for size, image in images.items():
-            yield bench.row(size, image, runs)
-        yield bench.row_of_sizes(images, runs)
+        stack.callback(lambda: runner.run(bench.close()))
+        for size in _SIZES:
+            yield bench.row(size, runs)
+        yield bench.row_of_sizes(2 * runs)
 
 
-def _push(daemon: Registry, size: int) -> Pushed:
-    repository = f"bench/{size}"
-    pusher = Pusher(daemon.host)
-    image = image_of([hole(daemon, repository, size)])
-    pusher.push_blob(repository, image.config.data)
-    return pusher.push_manifest(repository, "latest", image.manifest)
+class _Images:
+    """Images of one layer, each with a config of its own."""
+
+    def __init__(self, daemon: Registry, size: int) -> None:
+        self._repository = f"bench/{size}"
+        self._pusher = Pusher(daemon.host)
+        self._layer = hole(daemon, self._repository, size * _MB)
+        self._numbers = itertools.count()
+
+    def push(self, count: int) -> list[Pushed]:
+        """As many more."""
+        return [self._push(f"image-{next(self._numbers)}") for _ in range(count)]
+
+    def _push(self, tag: str) -> Pushed:
+        image = image_of([self._layer], {"Labels": {"tag": tag}})
+        self._pusher.push_blob(self._repository, image.config.data)
+        return self._pusher.push_manifest(self._repository, tag, image.manifest)
 
 
 class _Bench:
     def __init__(self, daemon: Registry, folder: Path, runner: asyncio.Runner) -> None:
-        self.registry = cdimage.Registry()
-        self._daemon = daemon
+        self._host = daemon.host
         self._runner = runner
-        self._numbers = itertools.count()
+        self._images = {size: _Images(daemon, size) for size in _SIZES}
         pause = cdimage.PauseBinaries.bundled().read(cdimage.Platform("linux", "amd64"))
         self._layer = folder / "pause.tar"
         self._layer.write_bytes(tar_of({"pause": pause.data}))
+        self._registry = cdimage.Registry()
+        self._store = cdimage.RegistryStore(f"{self._host}/store", self._registry)
+        self._requests = runner.run(self._opened())
 
-    def row(self, size: int, image: Pushed, runs: int) -> Row:
-        """An image of that many MiB, prepared by each in turn."""
-        ways: dict[str, Callable[[], float]] = {
-            "RegistryStore.pull_image": lambda: self._runner.run(self._call(image)),
-            "cdimage pull": lambda: self._process(image),
-            "crane": lambda: self._crane(image),
-            "skopeo copy": lambda: self._skopeo(image),
+    async def _opened(self) -> Requests:
+        return Requests("bare", self._layer.read_bytes())
+
+    async def close(self) -> None:
+        """End the connections."""
+        await self._registry.close()
+        await self._requests.close()
+
+    def row(self, size: int, runs: int) -> Row:
+        """Images of that many MiB, prepared by each in turn."""
+        images = self._images[size].push(runs + 1)
+
+        def each(work: Callable[[Pushed], float]) -> Callable[[], float]:
+            following = iter(images)
+            return lambda: work(next(following))
+
+        ways = {
+            "RegistryStore.pull_image": each(self._call),
+            "bare requests": each(self._ask),
+            "cdimage pull": each(self._process),
+            "crane": each(self._crane),
+            "skopeo copy": each(self._skopeo),
             "import aiohttp, click": lambda: run([CDIMAGE[0], "-c", _IMPORTS]).seconds,
         }
         in_turn(1, ways)
@@ -87,7 +119,7 @@ class _Bench:
             _HOW,
             "ms",
             milliseconds(in_turn(runs, ways)),
-            {**_COMMANDS, "import aiohttp, click": f"python -c '{_IMPORTS}'"},
+            _COMMANDS,
             [
                 Target("RegistryStore.pull_image", "crane", 0.2),
                 Target("cdimage pull", "crane", 0.7),
@@ -95,46 +127,47 @@ class _Bench:
             _NOTE,
         )
 
-    def row_of_sizes(self, images: dict[int, Pushed], runs: int) -> Row:
+    def row_of_sizes(self, runs: int) -> Row:
         """The same call for all sizes."""
 
-        def way(image: Pushed) -> Callable[[], float]:
-            return lambda: self._runner.run(self._call(image))
+        def way(size: int) -> Callable[[], float]:
+            images = iter(self._images[size].push(runs))
+            return lambda: self._call(next(images))
 
-        ways = {f"{size:,} MiB": way(image) for size, image in images.items()}
+        ways = {f"{size:,} MiB": way(size) for size in _SIZES}
         small, large = ways
         return Row(
             "registry-sizes",
             "`RegistryStore.pull_image` of small and large images",
             _HOW,
             "ms",
-            milliseconds(in_turn(2 * runs, ways)),
+            milliseconds(in_turn(runs, ways)),
             targets=[Target(large, small, 1.2)],
         )
 
-    def _new(self) -> str:
-        return f"{self._daemon.host}/new/{next(self._numbers)}"
+    def _call(self, image: Pushed) -> float:
+        work = self._store.pull_image(image.reference, image.digest)
+        return seconds(lambda: self._runner.run(work))
 
-    async def _call(self, image: Pushed) -> float:
-        store = cdimage.RegistryStore(self._new(), self.registry)
-        start = time.perf_counter()
-        await store.pull_image(image.reference, image.digest)
-        return time.perf_counter() - start
+    def _ask(self, image: Pushed) -> float:
+        work = self._requests.prepare(image)
+        return seconds(lambda: self._runner.run(work))
 
     def _process(self, image: Pushed) -> float:
-        where = ["--store", f"registry:{self._new()}", "--quiet"]
+        where = ["--store", f"registry:{self._host}/process", "--quiet"]
         return run([*CDIMAGE, "pull", image.reference, "--digest", image.digest, *where]).seconds
 
     def _crane(self, image: Pushed) -> float:
-        new, crane = f"{self._new()}:latest", tool("crane")
+        new, crane = self._new("crane", image), tool("crane")
         append = run([crane, "append", "-b", image.reference, "-f", str(self._layer), "-t", new])
         mutate = run([crane, "mutate", new, "--entrypoint", "/pause", "-t", new])
         return append.seconds + mutate.seconds
 
     def _skopeo(self, image: Pushed) -> float:
         options = ["--insecure-policy", "copy", "--src-tls-verify=false", "--dest-tls-verify=false"]
-        target = f"docker://{self._new()}"
+        target = f"docker://{self._new('skopeo', image)}"
         return run([tool("skopeo"), *options, f"docker://{image.reference}", target]).seconds
 
-
-_IMPORTS: Final = "import aiohttp, click"
+    def _new(self, repository: str, image: Pushed) -> str:
+        """A name there."""
+        return f"{self._host}/{repository}:{image.digest.removeprefix('sha256:')}"

@@ -196,22 +196,27 @@ async def test_a_pull_asks_the_registry_once_for_each_thing(
 async def test_preparing_in_a_registry_moves_no_layer(
     registry: Registry, pusher: Pusher, new_repository: Callable[[], str]
 ) -> None:
-    image = image_of([own_layer(300_000) for _ in range(2)])
-    pushed = pusher.push(image, new_repository())
+    layers, users = [own_layer(300_000) for _ in range(2)], new_repository()
+    first, second = [
+        pusher.push(image_of(layers, {"Labels": {"tag": tag}}), users, tag) for tag in ("a", "b")
+    ]
+    target, asked = f"{registry.host}/{new_repository()}", []
     async with cdimage.Registry() as client:
         await client.endpoints(registry.host)
-        before = len(registry.requests())
-        target = f"{registry.host}/{new_repository()}"
-        await cdimage.RegistryStore(target, client).pull_image(pushed.reference, pushed.digest)
-    asked = registry.requests()[before:]
-    layers = 2
-    assert Counter(it.method for it in asked) == {
+        store = cdimage.RegistryStore(target, client)
+        for pushed in (first, second):
+            before = len(registry.requests())
+            await store.pull_image(pushed.reference, pushed.digest)
+            asked.append(registry.requests()[before:])
+    assert Counter(it.method for it in asked[0]) == {
         "GET": 4,  # is it prepared, and from what; the user's manifest and config
-        "HEAD": 4 + layers,  # the documents, and each layer
-        "POST": 4 + layers + 1,  # begun: the documents, layers that are mounted, the pause layer
-        "PUT": 4 + 1 + 2,  # the same, without the layers; what was prepared from what; the tag
+        "HEAD": 2 + 2,  # an empty document, the pause layer; each layer
+        "POST": 4 + 1 + 2,  # begun: those two, the user's manifest, a config; mounted: the others
+        "PUT": 4 + 2,  # those four; what was prepared from what, and the tag
     }
-    assert sum(it.size for it in asked if it.method == "GET") < 10_000
+    # What all images share is there.
+    assert Counter(it.method for it in asked[1]) == {"GET": 4, "HEAD": 2 + 2, "POST": 3, "PUT": 4}
+    assert sum(it.size for it in asked[0] if it.method == "GET") < 10_000
 
 
 COUNT_OPENED = """

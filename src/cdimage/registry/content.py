@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 _CHUNK: Final = 8 << 20
+_DOCUMENTS: Final = MediaType.INDEXES | MediaType.MANIFESTS | MediaType.CONFIGS
 _BYTES: Final = {"Content-Type": "application/octet-stream"}
 
 
@@ -37,12 +38,20 @@ class RegistryContent:
         repository: Where to.
         retry: How patient to be.
         mount_from: A repository of the same registry that blobs may be mounted from.
+        mountable: Those that it may have.
     """
 
-    def __init__(self, repository: Repository, retry: Retry, mount_from: str | None = None) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        retry: Retry,
+        mount_from: str | None = None,
+        mountable: Collection[Digest] = (),
+    ) -> None:
         self._repository = repository
         self._retry = retry
         self._mount_from = mount_from
+        self._mountable = mountable
 
     async def exists(self, descriptor: Descriptor) -> bool:
         """Whether the whole blob is there. A foreign layer need not be: its addresses have it."""
@@ -58,7 +67,9 @@ class RegistryContent:
         Left without a commit, the upload is cancelled.
         """
         mounted, upload = await self._mount(descriptor)
-        if mounted or (upload is None and await self.exists(descriptor)):
+        # An image's documents are its own and small: to ask for them takes longer than to send.
+        is_asked = upload is None and descriptor.media_type not in _DOCUMENTS
+        if mounted or (is_asked and await self.exists(descriptor)):
             yield None
             return
         writer = RegistryWriter(self, descriptor, upload)
@@ -109,12 +120,12 @@ class RegistryContent:
         await self._send("DELETE", upload, range(200, 500))
 
     async def _mount(self, descriptor: Descriptor) -> tuple[bool, str | None]:
-        """Have the registry take a layer from another repository.
+        """Have the registry take a blob from another repository.
 
         Returns:
             Whether it did; or else the upload that it has begun, if it has.
         """
-        if self._mount_from is None or not MediaType.is_layer(descriptor.media_type):
+        if self._mount_from is None or descriptor.digest not in self._mountable:
             return False, None
         digest, source = quote(str(descriptor.digest)), quote(self._mount_from, safe="")
         path = f"blobs/uploads/?mount={digest}&from={source}"

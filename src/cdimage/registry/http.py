@@ -203,10 +203,12 @@ def _proxy(url: str) -> tuple[str | None, dict[str, str]]:
 
     from yarl import URL  # noqa: PLC0415 - comes with the HTTP client
 
-    proxies = getproxies_environment()
     scheme, host = origin(url)
+    if is_loopback(host):
+        return None, {}
+    proxies = getproxies_environment()
     found = proxies.get(scheme)
-    if not found or is_loopback(host) or proxy_bypass_environment(host, proxies):
+    if not found or proxy_bypass_environment(host, proxies):
         return None, {}
     proxy = URL(found)
     pair = Credentials(proxy.user or "", proxy.password or "")

@@ -252,8 +252,12 @@ class RegistryStore(PreparedStore):
             )
         named, tracker = order.named, Tracker(order.progress)
         is_near = not named.transport and named.registry == self._reference.registry
+        configs = {it.digest for it in preparation.base_documents if isinstance(it, Config)}
         content = RegistryContent(
-            self._repository, self._retry, named.repository if is_near else None
+            self._repository,
+            self._retry,
+            named.repository if is_near else None,
+            {layer.digest for layer in preparation.layers} | configs,
         )
         blobs = [it for it in preparation.documents if isinstance(it, Config)]
         async with one_error() as group:
