@@ -90,9 +90,7 @@ def test_a_command_that_needs_nobody_loads_click_and_next_to_nothing(
     assert len(own(modules)) <= 7
 
 
-@pytest.mark.parametrize(
-    ("command", "most", "more"), [("ls", 22, set()), ("ps", 24, {"pathlib"})]
-)
+@pytest.mark.parametrize(("command", "most", "more"), [("ls", 22, set()), ("ps", 24, {"pathlib"})])
 def test_listing_loads_grpc_and_neither_http_nor_what_prepares(
     node: Node, command: str, most: int, more: set[str]
 ) -> None:
