@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from tests.cli.program import environment
+from tests.images import image_of, layer_of, tar_of
+from tests.layouts import blobs_of, layout_files, write_layout
 from tests.node import Node
 from tests.tools import ROOT
 
@@ -112,3 +114,13 @@ def test_looking_at_an_image_and_dropping_it_loads_no_registries_and_no_bars(nod
         _, modules = loaded_by(node, command, _DIGEST)
         assert not heavy(modules) & {"aiohttp", "rich"}
         assert not [module for module in own(modules) if module.startswith("cdimage.registry")]
+
+
+def test_an_image_of_a_layout_is_prepared_there_without_grpc_and_http(tmp_path: Path) -> None:
+    image = image_of([layer_of(tar_of({"file": b"content"}))])
+    layout = f"oci:{write_layout(tmp_path, layout_files(image.manifest, blobs_of(image)))}"
+    line = ("pull", layout, "--digest", image.digest, "--store", layout, "--quiet")
+    code, modules = loaded_by(None, *line)
+    assert code == 0
+    assert not heavy(modules) & {"aiohttp", "google", "grpc", "rich"}
+    assert not [module for module in own(modules) if module.startswith("cdimage.registry")]

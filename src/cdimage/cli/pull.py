@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -26,8 +27,14 @@ from cdimage.descriptor import Platform
 from cdimage.errors import InvalidReferenceError, UnsupportedPlatformError
 from cdimage.pause import PauseBinaries
 from cdimage.preparation import Inject
-from cdimage.registry import HOSTS_FOLDERS, Registry
 from cdimage.resolve import Wanted
+
+if TYPE_CHECKING:
+    from cdimage.prepared_store import OpenSource
+    from cdimage.reference import Reference
+    from cdimage.registry import Registry
+    from cdimage.registry.credentials import Credentials
+    from cdimage.store import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +60,10 @@ async def pull(settings: Settings, options: PullOptions) -> int:
     wanted = _wanted(options.platforms)
     programs = _pause_programs(options.pause, wanted)
     wish = Wish(wanted, Inject(options.inject), options.check_access)
-    folders = [Path(path) for path in options.hosts_dirs] or HOSTS_FOLDERS
     is_batch = len(references) > 1 or bool(options.files) or "-" in options.references
     async with AsyncExitStack() as stack:
-        registry = await stack.enter_async_context(
-            Registry(insecure=settings.plain_http, hosts_folders=folders)
-        )
-        pulling = Pulling(programs, registry.open, options.prepared_registry)
+        open_source = await stack.enter_async_context(_registries(settings, options.hosts_dirs))
+        pulling = Pulling(programs, open_source, options.prepared_registry)
         store = await stack.enter_async_context(open_store(settings, pulling))
         with showing_progress(quiet=options.quiet, many=is_batch) as display:
             if is_batch:
@@ -73,6 +77,25 @@ async def pull(settings: Settings, options: PullOptions) -> int:
     else:
         show_fields([("prepared", image.name), ("user digest", str(image.user_digest))])
     return 0
+
+
+@asynccontextmanager
+async def _registries(settings: Settings, hosts_dirs: Sequence[str]) -> AsyncIterator[OpenSource]:
+    """Opens what references name; what speaks to registries is loaded for the first of them."""
+    async with AsyncExitStack() as stack:
+        opened: list[Registry] = []
+
+        def open_source(reference: Reference, credentials: Credentials | None) -> Source:
+            if not opened:
+                from cdimage.registry import HOSTS_FOLDERS, Registry  # noqa: PLC0415
+
+                folders = [Path(path) for path in hosts_dirs] or HOSTS_FOLDERS
+                registry = Registry(insecure=settings.plain_http, hosts_folders=folders)
+                stack.push_async_callback(registry.close)
+                opened.append(registry)
+            return opened[0].open(reference, credentials)
+
+        yield open_source
 
 
 def _references(options: PullOptions) -> list[str]:
