@@ -248,4 +248,4 @@ def test_preparing_in_a_layout_opens_no_layer_of_the_base(tmp_path: Path) -> Non
     opened = json.loads(done.stdout)
     for layer in image.layers:
         assert not [path for path in opened if layer.blob.digest.removeprefix("sha256:") in path]
-    assert len(opened) == 17
+    assert len(opened) == 15

@@ -6,7 +6,6 @@ import hashlib
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -71,9 +70,11 @@ class LayoutWriter:
         """Take the lock, and hash what an earlier writer has left."""
         self._file = await open_locked(self._path)
         try:
-            if os.fstat(self._file).st_size > self._descriptor.size:
+            left = os.fstat(self._file).st_size
+            if left > self._descriptor.size:
                 os.ftruncate(self._file, 0)
-            while await to_end(self._hash_some):
+                left = 0
+            while left and await to_end(self._hash_some):
                 pass
             self._offset = self._written
         except BaseException:
@@ -109,7 +110,7 @@ class LayoutWriter:
             offset = self._offset
             await self.restart()
             raise size_mismatch(self._descriptor, offset)
-        await to_end(self._flush)
+        await to_end(self._sync)
         digest = self._descriptor.digest
         actual = Digest(digest.algorithm, self._hash.hexdigest())
         if actual != digest:
@@ -119,7 +120,6 @@ class LayoutWriter:
                 expected=str(digest),
                 actual=str(actual),
             )
-        await to_end(partial(os.fsync, self._file))
         self._publish()
 
     def leave(self) -> None:
@@ -156,6 +156,10 @@ class LayoutWriter:
 
     def _flush(self) -> None:
         self._write_out(self._file)
+
+    def _sync(self) -> None:
+        self._flush()
+        os.fsync(self._file)
 
     def _write_out(self, file: int) -> None:
         data = b"".join(self._unwritten)

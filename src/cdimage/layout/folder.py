@@ -29,6 +29,7 @@ from cdimage.locks import locked
 _VERSION: Final = "1.0.0"
 _HALF: Final = ".half"
 _CHUNK: Final = 1 << 20
+_FOLDERS: Final = ("", "blobs", "blobs/sha256", "blobs/sha512", "ingest")
 _SAFE: Final = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _READ: Final = os.O_RDONLY | _SAFE | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
@@ -42,6 +43,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._folders = {part: path / part for part in _FOLDERS}
 
     def __str__(self) -> str:
         return str(self.path)
@@ -53,7 +55,7 @@ class Folder:
 
     def blob(self, digest: Digest) -> Path:
         """Where a blob is, or would be."""
-        return self.path / "blobs" / digest.algorithm / digest.hex
+        return self.path.joinpath("blobs", digest.algorithm, digest.hex)
 
     async def create(self) -> None:
         """Make what is missing of the layout. Idempotent.
@@ -62,14 +64,13 @@ class Folder:
             InvalidImageError: Something else is in its place.
             OSError: It cannot be made.
         """
-        self._check_folders()
-        if not (self.path / "oci-layout").exists() and self._holds_something_else():
+        missing, marker = self._check_folders(), self.path / "oci-layout"
+        is_marked = marker.exists()
+        if not is_marked and self._holds_something_else():
             raise self._broken("it has no file oci-layout, and is not empty")
-        for algorithm in ("sha256", "sha512"):
-            (self.path / "blobs" / algorithm).mkdir(parents=True, exist_ok=True)
-        self.ingest.mkdir(exist_ok=True)
-        marker = self.path / "oci-layout"
-        if not marker.exists():
+        for path in missing:
+            path.mkdir(parents=True, exist_ok=True)
+        if not is_marked:
             async with self.lock():
                 self.replace(marker, dump_json({"imageLayoutVersion": _VERSION}))
 
@@ -119,13 +120,15 @@ class Folder:
         except InvalidImageError as error:
             raise self._broken(str(error)) from None
 
-    def write_index(self, entries: list[dict[str, Any]]) -> None:
-        """Replace the entries, atomically; other fields stay. The lock must be held.
+    def write_index(self, index: Index, entries: list[dict[str, Any]]) -> None:
+        """Replace the entries of the index that is there, atomically; other fields stay.
+
+        The lock must be held.
 
         Raises:
             InvalidImageError: The index would be larger than can be read again.
         """
-        value = {**self.parse_index().json, "manifests": entries}
+        value = {**index.json, "manifests": entries}
         data = json.dumps(value, indent=1, ensure_ascii=False).encode()
         if len(data) > DOCUMENT_LIMIT:
             raise InvalidImageError(f"{self} holds too many images: untag some, or use another")
@@ -157,14 +160,20 @@ class Folder:
         names = {path.name for path in self.path.iterdir()} if self.path.is_dir() else set()
         return bool(names - {"blobs", "ingest", "lost+found", "oci-layout"})
 
-    def _check_folders(self) -> None:
-        """Refuse a layout that leads out of itself."""
-        for part in ("", "blobs", "blobs/sha256", "blobs/sha512", "ingest"):
-            path = self.path / part
-            if part and path.is_symlink():
+    def _check_folders(self) -> list[Path]:
+        """Refuse a layout that leads out of itself; the directories that it lacks."""
+        missing = []
+        for part, path in self._folders.items():
+            try:
+                found = path.stat(follow_symlinks=not part)
+            except FileNotFoundError:
+                missing.append(path)
+                continue
+            if stat.S_ISLNK(found.st_mode):
                 raise self._broken(f"{part} is a link: a layout has real directories")
-            if path.exists() and not path.is_dir():
+            if not stat.S_ISDIR(found.st_mode):
                 raise self._broken(f"{part or 'it'} is not a directory")
+        return missing
 
     def _open(self, path: Path) -> BinaryIO:
         try:
@@ -221,6 +230,9 @@ def _index_of(entries: list[dict[str, Any]]) -> Index:
 async def chunks_of(file: BinaryIO, offset: int) -> AsyncGenerator[bytes, None]:
     """The bytes of a file from an offset to its end; closes it."""
     with file:
-        await asyncio.to_thread(file.seek, offset)
-        while chunk := await asyncio.to_thread(file.read, _CHUNK):
+        file.seek(offset)
+        while True:
+            chunk = await asyncio.to_thread(file.read, _CHUNK)
             yield chunk
+            if len(chunk) < _CHUNK:
+                return

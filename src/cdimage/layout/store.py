@@ -153,14 +153,15 @@ class LayoutStore(PreparedStore):
     def _register(self, digest: Digest, entries: list[dict[str, Any]]) -> None:
         """Put entries in the place of an image's, and collect what it alone held."""
         folder = self._folder
-        all_entries = folder.read_index()
+        index = folder.parse_index()
+        all_entries = index.json.get("manifests") or []
         gone = [entry for entry in all_entries if user_digest_of(entry) == digest]
         dead = dead_leases(folder, self._lease_seconds, digest if entries else None)
         if gone or dead:
             note_unneeded(folder, reachable(folder, gone).union(*dead.values()))
         if gone or entries:
             kept = [entry for entry in all_entries if entry not in gone]
-            folder.write_index([*kept, *entries])
+            folder.write_index(index, [*kept, *entries])
         for lease in dead:
             lease.unlink(missing_ok=True)
         collect(folder)
