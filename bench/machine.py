@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -10,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tests.tools import ToolMissingError, tool, tool_env
+from tests.tools import ROOT, ToolMissingError, tool, tool_env
 
 _PROGRAMS: Final = (
     "containerd",
@@ -22,6 +23,7 @@ _PROGRAMS: Final = (
     "buildah",
     "dockerd",
 )
+_NEWER_SUITES: Final = ("trixie", "forky", "forky-peers")
 _VERSION: Final = re.compile(r"\s(\d+\.\d[^\s,]*)")
 
 
@@ -34,6 +36,7 @@ def describe() -> dict[str, str]:
         "file system": _file_system(Path(tempfile.gettempdir())),
         "Python": platform.python_version(),
         **{name: version for name in _PROGRAMS if (version := _version(name))},
+        **_newer(),
     }
 
 
@@ -67,3 +70,14 @@ def _version(name: str) -> str:
     done = subprocess.run(command, env=tool_env(), capture_output=True, text=True, check=True)
     found = _VERSION.search(done.stdout)
     return found[1] if found else "unknown"
+
+
+def _newer() -> dict[str, str]:
+    """The packages that are fetched from newer suites of Debian's, with their versions."""
+    found: dict[str, str] = {}
+    for suite in _NEWER_SUITES:
+        path = ROOT / ".tools" / suite / "packages.json"
+        packages = json.loads(path.read_text()) if path.exists() else {}
+        debian = suite.partition("-")[0]
+        found |= {f"{name}, of {debian}": version for name, version in packages.items()}
+    return found
