@@ -17,8 +17,10 @@ from tests.node import Node
 from tests.tools import ROOT
 
 import cdimage
+from cdimage.containerd import ingest
 from cdimage.errors import CdimageError
 from cdimage.registry.credentials import Credentials
+from cdimage.store import State
 
 SIZE = 2_000_000
 SECRET = "hunter2"
@@ -131,6 +133,57 @@ async def test_no_more_layers_are_fetched_at_the_same_time_than_wanted(
             reference = f"{faulty.host}/{image.reference.partition('/')[2]}"
             group.create_task(store.pull_image(reference, image.digest))
     assert max(running) == most
+
+
+async def test_a_large_first_layer_is_there_before_others_are_asked_for(
+    client: cdimage.Client,
+    pusher: Pusher,
+    new_repository: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ingest, "_HEAD_START", 60.0)
+    sizes = (17_000_000, 100_000, 100_000)
+    layers = [layer_of(tar_of({"file": os.urandom(size)}), "none") for size in sizes]
+    image = pusher.push(image_of(layers), new_repository())
+    events: list[tuple[str, State]] = []
+    await cdimage.Store(client).pull_image(
+        image.reference,
+        image.digest,
+        progress=lambda event: events.append((str(event.descriptor.digest), event.state)),
+    )
+    first, *others = [layer.blob.digest for layer in layers]
+    arrived = events.index((first, State.FETCHED))
+    assert all(events.index((it, State.FETCHING)) > arrived for it in others)
+
+
+@pytest.mark.parametrize(("size", "head_start"), [(17_000_000, 0.05), (1_000_000, 60.0)])
+async def test_a_first_layer_that_is_slow_or_small_holds_up_no_others(
+    client: cdimage.Client,
+    faulty: FaultyRegistry,
+    pusher: Pusher,
+    new_repository: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
+    size: int,
+    head_start: float,
+) -> None:
+    monkeypatch.setattr(ingest, "_HEAD_START", head_start)
+    layers = [layer_of(tar_of({"file": os.urandom(it)}), "none") for it in (size, 100_000)]
+    image = pusher.push(image_of(layers), new_repository())
+    first, second = [layer.blob.digest for layer in layers]
+    other_asked = asyncio.Event()
+
+    async def hold_the_first(_: FaultyRegistry, asked: Asked, answer: Answer) -> None:
+        if first in asked.path:
+            await other_asked.wait()
+        elif second in asked.path:
+            other_asked.set()
+        await answer.send_head()
+        await answer.send_body()
+
+    faulty.faults = [Fault("layers", hold_the_first)]
+    reference = f"{faulty.host}/{image.reference.partition('/')[2]}"
+    async with asyncio.timeout(20):
+        await cdimage.Store(client).pull_image(reference, image.digest)
 
 
 async def test_the_proxy_itself_breaks_nothing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from cdimage.containerd.client import Client
 from cdimage.containerd.records import config_labels, manifest_labels, top_chain_id
@@ -19,6 +20,10 @@ from cdimage.preparation import Variant
 from cdimage.prepare import Prepared
 from cdimage.pull import copy_blob, one_error
 from cdimage.store import Progress, ProgressCallback, Source, State
+
+# How many bytes the first layer has if others wait for it, and for how many seconds.
+_LARGE: Final = 16 << 20
+_HEAD_START: Final = 1.0
 
 Arriving = dict[Digest, asyncio.Task[None]]
 """The layers that are being copied."""
@@ -93,7 +98,8 @@ class Ingest:
     ) -> Arriving:
         """Start to copy what is not here, once the manifest holds what is.
 
-        The base's own documents are kept as well: with them the image can be prepared again.
+        The base's own documents are kept as well: with them the image can be prepared again. A
+        large first layer has a head start: it is unpacked while the others arrive.
         """
         await written
         image, content = self.variant.image, self.client.content
@@ -104,18 +110,28 @@ class Ingest:
         for document in {it.digest: it for it in documents if it.digest not in here}.values():
             group.create_task(content.put(document.descriptor, document.data, {}))
         arriving: Arriving = {}
+        ahead: asyncio.Task[None] | None = None
         for layer in layers:
             if layer.digest in here:
                 self.progress(Progress(layer, State.EXISTS, layer.size, layer.size))
             else:
                 self.progress(Progress(layer, State.WAITING, 0))
             if layer.digest not in here and layer.digest not in arriving:
-                arriving[layer.digest] = group.create_task(self._copy(layer, labels, limits))
+                copying = group.create_task(self._copy(layer, labels, limits, ahead))
+                if not arriving and self.snapshotter is not None and layer.size >= _LARGE:
+                    ahead = copying
+                arriving[layer.digest] = copying
         return arriving
 
     async def _copy(
-        self, layer: Descriptor, labels: Mapping[str, str], limits: Sequence[asyncio.Semaphore]
+        self,
+        layer: Descriptor,
+        labels: Mapping[str, str],
+        limits: Sequence[asyncio.Semaphore],
+        ahead: asyncio.Task[None] | None,
     ) -> None:
+        if ahead is not None:
+            await asyncio.wait([ahead], timeout=_HEAD_START)
         async with self.turns.of("content", str(layer.digest)):
             await copy_blob(
                 self.source,
