@@ -110,14 +110,15 @@ class Bare:
             return False
         return True
 
-    async def look_twice(self) -> None:
-        """Look for the record, and for the snapshot that it names."""
-        assert await self.look()
+    async def look_for_both(self) -> None:
+        """Look for the record, and for the snapshot that it names, at the same time."""
         snapshots: Any = snapshots_pb2_grpc.SnapshotsStub(self.channel)
-        await snapshots.Stat(
+        stat = snapshots.Stat(
             snapshots_pb2.StatSnapshotRequest(snapshotter=_SNAPSHOTTER, key=self.top),
             metadata=(("containerd-namespace", self.namespace),),
         )
+        assert await self.look()
+        await stat
 
     async def prepare(self) -> None:
         """Look for the record, read the base's documents, store what is new, and register it."""

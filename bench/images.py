@@ -18,8 +18,8 @@ from tests.holes import Elsewhere, place_blob
 from tests.images import OCI_LAYER, Layer, Pushed, Pusher, debootstrap, image_of
 from tests.tools import ROOT
 
-_PACKAGES: Final = ("python3-dev", "build-essential", "clang", "llvm-dev", "golang-go")
-_CACHE: Final = ROOT / ".images" / "toolchain"
+_PACKAGES: Final = ("python3-dev", "build-essential", "clang", "clang-13", "llvm-dev")
+_CACHE: Final = ROOT / ".images" / "compilers"
 _COUNTS: Final = (3, 40)
 _LEFT_OUT: Final = ("var/cache/apt/archives", "var/lib/apt/lists", "dev", "proc", "sys")
 _PIECE: Final = 1 << 20

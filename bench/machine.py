@@ -23,7 +23,7 @@ _PROGRAMS: Final = (
     "buildah",
     "dockerd",
 )
-_NEWER_SUITES: Final = ("trixie", "forky", "forky-peers")
+_BESIDE: Final = ("trixie", "forky", "forky-peers", "bookworm-gunzips")
 _VERSION: Final = re.compile(r"\s(\d+\.\d[^\s,]*)")
 
 
@@ -36,7 +36,7 @@ def describe() -> dict[str, str]:
         "file system": _file_system(Path(tempfile.gettempdir())),
         "Python": platform.python_version(),
         **{name: version for name in _PROGRAMS if (version := _version(name))},
-        **_newer(),
+        **_beside(),
     }
 
 
@@ -72,10 +72,10 @@ def _version(name: str) -> str:
     return found[1] if found else "unknown"
 
 
-def _newer() -> dict[str, str]:
-    """The packages that are fetched from newer suites of Debian's, with their versions."""
+def _beside() -> dict[str, str]:
+    """The packages that are unpacked beside those of this system, with their versions."""
     found: dict[str, str] = {}
-    for suite in _NEWER_SUITES:
+    for suite in _BESIDE:
         path = ROOT / ".tools" / suite / "packages.json"
         packages = json.loads(path.read_text()) if path.exists() else {}
         debian = suite.partition("-")[0]

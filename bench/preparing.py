@@ -52,7 +52,8 @@ _NOTE: Final = (
 )
 _AGAIN_NOTE: Final = (
     "cdimage asks twice: for the record, and then whether the snapshot that it names is still "
-    "there, because containers start from that; both calls alone are the bound"
+    "there, because containers start from that; both calls alone, made at the same time, take all "
+    "of the target, and then one would have to know the snapshot before the record"
 )
 _AGAIN: Final = 200  # calls that one value of asking again is the mean of
 
@@ -218,7 +219,7 @@ class _Calls:
         ways: dict[str, Callable[[], float]] = {
             "Store.pull_image": lambda: runner.run(_mean(self._pull)),
             "Images.Get": lambda: runner.run(_mean(bare.look)),
-            "Images.Get, Snapshots.Stat": lambda: runner.run(_mean(bare.look_twice)),
+            "Images.Get and Snapshots.Stat": lambda: runner.run(_mean(bare.look_for_both)),
         }
         in_turn(1, ways)
         return Row(

@@ -51,6 +51,8 @@ NEWER_SUITES = ("trixie", "forky")
 NEWER_PYTHONS = {"trixie": "3.13", "forky": "3.14"}
 # Debian 12 has no crane.
 PEERS = ("forky", ["crane"])
+# With these in its PATH, containerd decompresses by them: so they are kept apart.
+GUNZIPS = ("pigz", "isal")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 # Of what those depend on, only this is needed when the programs are started by hand: libraries,
@@ -142,6 +144,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             codename, packages = PEERS
             ready.append(Suite(codename, _mirror(suite), "-peers"))
             fetch(ready[-1], packages)
+            ready.append(Suite(suite.codename, kind="-gunzips"))
+            fetch(ready[-1], GUNZIPS)
         if arguments.purpose == "matrix":
             for codename, version in NEWER_PYTHONS.items():
                 python = Suite(codename, _mirror(suite), "-python")
