@@ -21,7 +21,7 @@ class Gunzip:
     Attributes:
         program: Its name.
         package: What has it, in Debian and Ubuntu.
-        since: The first containerd that looks for it, as major and minor version.
+        since: The first version, of those supported, that looks for it: major and minor.
         disabled_by: The variable.
     """
 
