@@ -12,7 +12,12 @@ import cdimage
 from cdimage.containerd.content import Content
 from cdimage.descriptor import Descriptor, MediaType
 from cdimage.digest import Digest
-from cdimage.errors import DigestMismatchError, InvalidImageError, NotFoundError
+from cdimage.errors import (
+    DigestMismatchError,
+    InvalidImageError,
+    NotFoundError,
+    UnavailableError,
+)
 
 SIZE = 3_000_000
 
@@ -221,15 +226,49 @@ async def test_a_sha512_cannot_be_stored(content: Content, layer: Descriptor, da
         content.writer(named)
 
 
-async def test_a_blob_that_somebody_else_commits_meanwhile_is_success(
-    content: Content, layer: Descriptor, data: bytes, node: Node
+async def test_a_blob_that_somebody_else_commits_meanwhile_is_success_and_held(
+    client: cdimage.Client, content: Content, node: Node
 ) -> None:
+    data = os.urandom(3 * SIZE)
+    layer = Descriptor.of(MediaType.OCI_LAYER, data)
     async with content.writer(layer) as writer:
         assert writer is not None
-        await writer.write(data[:1_000_000])
-        node.ingest("another-name", data)
-        await writer.write(data[1_000_000:])
+        for start in range(0, len(data), SIZE // 3):
+            if start == SIZE:
+                node.ingest("another-name", data)
+            await writer.write(data[start : start + SIZE // 3])
         await writer.commit({"a.example/b": "c"})
+    await collect(client)
     info = await content.info(layer.digest)
     assert info is not None
     assert dict(info.labels) == {"a.example/b": "c"}
+
+
+async def test_a_blob_of_somebody_elses_that_is_collected_before_it_is_held_is_no_success(
+    client: cdimage.Client,
+    content: Content,
+    layer: Descriptor,
+    data: bytes,
+    node: Node,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with content.writer(layer) as writer:
+        assert writer is not None
+        node.ingest("another-name", data)
+        leave = writer.leave
+
+        async def collected() -> None:
+            await leave()
+            await collect(client)
+
+        monkeypatch.setattr(writer, "leave", collected)
+        await writer.write(data)
+        with pytest.raises(UnavailableError, match="collected at once: try again"):
+            await writer.commit({"a.example/b": "c"})
+    await write(content, layer, data)
+    assert await read(content, layer) == data
+
+
+async def collect(client: cdimage.Client) -> None:
+    """Have the garbage collector run, and wait for it."""
+    await client.leases.delete(await client.leases.create(600), sync=True)

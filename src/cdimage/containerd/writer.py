@@ -14,7 +14,7 @@ from cdimage.containerd.api import content_pb2 as pb
 from cdimage.containerd.errors import AlreadyExistsError, FailedPreconditionError
 from cdimage.containerd.session import Session
 from cdimage.descriptor import Descriptor, MediaType
-from cdimage.errors import BackendError, DigestMismatchError
+from cdimage.errors import BackendError, DigestMismatchError, UnavailableError
 from cdimage.verify import check_size, size_mismatch
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class ContentWriter:
 
         Raises:
             DigestMismatchError: The bytes are others; they are thrown away.
+            UnavailableError: Somebody else's blob, which came meanwhile, was collected at once.
         """
         if self._offset != self._descriptor.size:
             await self._discard()
@@ -94,8 +95,7 @@ class ContentWriter:
             with self._writing():
                 await self._flush(pb.COMMIT, labels)
         except AlreadyExistsError:
-            if labels:
-                await self._content.set_labels(self._descriptor.digest, labels)
+            await self._hold(labels)
         except FailedPreconditionError as error:
             await self._discard()
             raise self._mismatch(error) from None
@@ -125,7 +125,10 @@ class ContentWriter:
         call = self._call
         if call is None:
             raise BackendError(f"the writer of {self._descriptor.digest} is closed")
-        message = self._message(action)
+        # The daemon looks for the blob whenever it is told the digest: so not with every message.
+        message = (
+            self._message(action) if action == pb.COMMIT else pb.WriteContentRequest(action=action)
+        )
         message.offset = self._sent
         message.data = b"".join(self._unsent)
         message.labels.update(labels or {})
@@ -137,6 +140,25 @@ class ContentWriter:
         while self._unanswered > (0 if action == pb.COMMIT else _IN_FLIGHT):
             await answer(call)
             self._unanswered -= 1
+
+    async def _hold(self, labels: Mapping[str, str] | None) -> None:
+        """Have the lease hold what somebody else has committed.
+
+        The daemon, which looks for it before it commits ours, only says that it is there; when it
+        is asked to begin to write it, it holds it (containerd v2.1.0, contentserver.go and
+        core/metadata/content.go).
+        """
+        await self.leave()
+        digest = self._descriptor.digest
+        try:
+            await self.open()
+        except AlreadyExistsError:
+            if labels:
+                await self._content.set_labels(digest, labels)
+        else:
+            raise UnavailableError(
+                f"{digest} was written by another client, and collected at once: try again"
+            )
 
     async def _discard(self) -> None:
         await self.leave()
