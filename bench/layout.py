@@ -37,7 +37,7 @@ _COMMANDS: Final = {
 _NOTE: Final = (
     "umoci takes some milliseconds for both of its runs, and does not wait until what it wrote is "
     "on disk, which cdimage does: without fsync, the call takes what the second way shows; no part "
-    "of it stands out: files are looked at 48 times and opened 13 times, and threads that write "
+    "of it stands out: files are looked at 48 times and opened 15 times, and threads that write "
     "and sync are waited for; a process of Python's that reads options and has an event loop has "
     "taken more than the target before it begins"
 )

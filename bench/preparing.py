@@ -52,8 +52,8 @@ _NOTE: Final = (
 )
 _AGAIN_NOTE: Final = (
     "cdimage asks twice: for the record, and then whether the snapshot that it names is still "
-    "there, because containers start from that; both calls alone, made at the same time, take all "
-    "of the target, and then one would have to know the snapshot before the record"
+    "there, because containers start from that; both calls alone, made at the same time, take "
+    "about the target, and then one would have to know the snapshot before the record"
 )
 _AGAIN: Final = 200  # calls that one value of asking again is the mean of
 
