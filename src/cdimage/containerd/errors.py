@@ -56,13 +56,14 @@ _ERRORS: Final[dict[grpc.StatusCode, type[CdimageError]]] = {
 }
 
 
+NOT_SENT: Final = "Internal error from Core"
+"""What gRPC says of a stream whose other side takes no more (grpcio v1.71, aio/_call.py)."""
 _BROKE: Final = (
     "containerd could not {action}: the connection to {address} broke; see whether it runs, "
     "and try again"
 )
 _BY_WORDS: Final[tuple[tuple[str, type[CdimageError], str], ...]] = (
-    # What gRPC says when the daemon dies in the middle of a write (grpcio v1.71, aio/_call.py).
-    ("Internal error from Core", UnavailableError, _BROKE),
+    (NOT_SENT, UnavailableError, _BROKE),
     ("no space left on device", UnavailableError,
      "containerd could not {action}: its disk is full; free some space and try again"),
     ("failed to rename", LeftoverError,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import grpc.aio
 
 from cdimage.containerd.api import content_pb2 as pb
-from cdimage.containerd.errors import AlreadyExistsError, FailedPreconditionError
+from cdimage.containerd.errors import NOT_SENT, AlreadyExistsError, FailedPreconditionError
 from cdimage.containerd.session import Session
 from cdimage.descriptor import Descriptor, MediaType
 from cdimage.errors import BackendError, DigestMismatchError, UnavailableError
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _MESSAGE: Final = 512 << 10
 _IN_FLIGHT: Final = 4
 _LEAVE_SECONDS: Final = 0.5
+_STATUS_SECONDS: Final = 1.0
 BROKEN: Final = (grpc.aio.AioRpcError, grpc.aio.InternalError, asyncio.InvalidStateError)
 """What a stream raises, one or the other, when it is over."""
 _ACTUAL: Final = re.compile(r"unexpected commit digest (\w+:\w+)")
@@ -112,7 +113,7 @@ class ContentWriter:
         try:
             async with asyncio.timeout(_LEAVE_SECONDS):
                 await call.done_writing()
-                while isinstance(await call.read(), pb.WriteContentResponse):
+                async for _ in call:
                     pass
         except (*BROKEN, TimeoutError):
             pass  # it ended by itself, or is stuck; either way there is nothing to keep
@@ -199,10 +200,27 @@ async def finish(call: WriteCall) -> None:
 
 async def answer(call: WriteCall) -> pb.WriteContentResponse:
     """The daemon's answer to one message."""
-    reply = await call.read()
-    if isinstance(reply, pb.WriteContentResponse):
-        return reply
+    try:
+        async for reply in call:
+            return reply
+    except grpc.aio.AioRpcError:
+        raise await _why(call) from None
     raise BackendError("containerd ended a write without an answer")
+
+
+async def _why(call: WriteCall) -> grpc.aio.AioRpcError:
+    """The daemon's reason to end a stream.
+
+    If a message cannot be sent, gRPC gives the stream a status of its own. The daemon's, which
+    comes behind the answers that were not read, replaces it (grpcio v1.71,
+    _cython/_cygrpc/aio/call.pyx.pxi).
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_STATUS_SECONDS):
+            while await call.details() == NOT_SENT:  # noqa: ASYNC110 - gRPC does it
+                await asyncio.sleep(0.001)
+    nothing = grpc.aio.Metadata()
+    return grpc.aio.AioRpcError(await call.code(), nothing, nothing, await call.details())
 
 
 def ingest_ref(descriptor: Descriptor) -> str:
