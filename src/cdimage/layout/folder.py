@@ -7,7 +7,6 @@ with what is unfinished.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import secrets
 import stat
@@ -39,23 +38,23 @@ class Folder:
 
     What is read may come from anybody: links are not followed, and what is no plain file is
     refused.
+
+    Attributes:
+        path: The directory.
+        ingest: Where unfinished blobs and leases are.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._folders = {part: path / part for part in _FOLDERS}
+        self.ingest = self._folders["ingest"]
 
     def __str__(self) -> str:
         return str(self.path)
 
-    @property
-    def ingest(self) -> Path:
-        """Where unfinished blobs and leases are."""
-        return self.path / "ingest"
-
     def blob(self, digest: Digest) -> Path:
         """Where a blob is, or would be."""
-        return self.path.joinpath("blobs", digest.algorithm, digest.hex)
+        return self._folders[f"blobs/{digest.algorithm}"] / digest.hex
 
     async def create(self) -> None:
         """Make what is missing of the layout. Idempotent.
@@ -128,8 +127,7 @@ class Folder:
         Raises:
             InvalidImageError: The index would be larger than can be read again.
         """
-        value = {**index.json, "manifests": entries}
-        data = json.dumps(value, indent=1, ensure_ascii=False).encode()
+        data = dump_json({**index.json, "manifests": entries})
         if len(data) > DOCUMENT_LIMIT:
             raise InvalidImageError(f"{self} holds too many images: untag some, or use another")
         self.replace(self.path / "index.json", data)
