@@ -31,6 +31,20 @@ def test_the_wheel_holds_the_pause_programs_and_says_that_it_is_typed(tmp_path: 
     assert not [name for name in names if name.startswith(("tests", "bench", "scripts"))]
 
 
+def test_what_the_readme_installs_runs(tmp_path: Path) -> None:
+    assert "`pip install .`" in (ROOT / "README.md").read_text()
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check",
+         "--no-deps", "--no-build-isolation", "--target", tmp_path, "."],
+        cwd=ROOT, check=True, capture_output=True,
+    )  # fmt: skip
+    done = subprocess.run(
+        [tmp_path / "bin" / "cdimage", "name", f"sha256:{'0' * 64}"],
+        env={"PYTHONPATH": str(tmp_path)}, cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout == f"{cdimage.prepared_image_name('0' * 64)}\n"
+
+
 @pytest.mark.parametrize("package", [cdimage, warm], ids=["cdimage", "warm"])
 def test_every_public_name_is_there(package: ModuleType) -> None:
     for name in package.__all__:
