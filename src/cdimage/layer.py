@@ -12,11 +12,13 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cdimage.digest import Digest
 from cdimage.errors import InvalidImageError
-from cdimage.security_descriptor import PROGRAM_DIRECTORY, PROGRAM_FILE, SecurityDescriptor
+
+if TYPE_CHECKING:
+    from cdimage.security_descriptor import SecurityDescriptor
 
 LINUX_PAUSE_PATH: Final = "/.hpcc/pause"
 WINDOWS_PAUSE_PATH: Final = "C:\\.hpcc\\pause.exe"
@@ -79,6 +81,11 @@ def _linux_entries(program: bytes) -> list[bytes]:
 
 def _windows_entries(program: bytes) -> list[bytes]:
     """``Files`` is the drive, ``Hives`` the registry: Windows imports no layer without either."""
+    from cdimage.security_descriptor import (  # noqa: PLC0415 - takes long to load
+        PROGRAM_DIRECTORY,
+        PROGRAM_FILE,
+    )
+
     return [
         _entry("Hives/", _DIRECTORY),
         _entry("Files/", _DIRECTORY),

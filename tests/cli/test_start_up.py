@@ -124,3 +124,4 @@ def test_an_image_of_a_layout_is_prepared_there_without_grpc_and_http(tmp_path: 
     assert code == 0
     assert not heavy(modules) & {"aiohttp", "google", "grpc", "rich"}
     assert not [module for module in own(modules) if module.startswith("cdimage.registry")]
+    assert "cdimage.security_descriptor" not in modules  # is of Windows' layer
