@@ -38,7 +38,6 @@ def measure(runs: int) -> Iterator[Row]:
         def new_place() -> _Place:
             node = Node(containerd, f"bench-{secrets.token_hex(4)}")
             node.create()
-            stack.callback(node.clear)
             place = runner.run(_Place.open(node))
             stack.callback(lambda: runner.run(place.client.__aexit__(None, None, None)))
             return place

@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Final, NamedTuple
+from unittest.mock import patch
 
-from tests.tools import tool_env
+from tests.tools import ROOT, SUITE, tool_env
 
 CDIMAGE: Final = (sys.executable, "-m", "cdimage")
 
@@ -56,3 +58,14 @@ def run(words: Sequence[str], env: Mapping[str, str] | None = None) -> Used:
     if done.returncode:
         raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}: {done.stderr.strip()}")
     return Used(*json.loads(done.stdout))
+
+
+def gunzips_in_path() -> AbstractContextManager[object]:
+    """Whatever starts meanwhile finds the programs that containerd decompresses with."""
+    root = ROOT / ".tools" / f"{SUITE}-gunzips" / "usr"
+    libraries = [str(folder) for folder in root.glob("lib/*-linux-gnu")]
+    return patch.dict(
+        os.environ,
+        PATH=f"{root}/bin:{os.environ['PATH']}",
+        LD_LIBRARY_PATH=":".join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")]),
+    )

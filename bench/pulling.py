@@ -8,19 +8,18 @@ import random
 import shlex
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
-from unittest.mock import patch
 
 from tests.daemons import Containerd, Registry
 from tests.holes import hole
 from tests.images import Pushed, Pusher, debian_layer, image_of, layer_of, tar_of
-from tests.tools import CONTAINERD_SUITE, ROOT, SUITE, tool
+from tests.tools import CONTAINERD_SUITE, tool
 
 from bench.fetching import fetch
 from bench.images import push_toolchain
-from bench.programs import CDIMAGE, Used, run
+from bench.programs import CDIMAGE, Used, gunzips_in_path, run
 from bench.rows import Row, Target, in_turn, seconds
 
 _SUITES: Final = {"1.6": "bookworm", "1.7": "trixie", "2.1": "forky"}
@@ -76,17 +75,6 @@ def _in_memory() -> Iterator[None]:
         yield
     finally:
         tempfile.tempdir = before
-
-
-def _gunzips_in_path() -> AbstractContextManager[object]:
-    """Whatever containerd starts meanwhile finds the programs that it decompresses with."""
-    root = ROOT / ".tools" / f"{SUITE}-gunzips" / "usr"
-    libraries = [str(folder) for folder in root.glob("lib/*-linux-gnu")]
-    return patch.dict(
-        os.environ,
-        PATH=f"{root}/bin:{os.environ['PATH']}",
-        LD_LIBRARY_PATH=":".join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")]),
-    )
 
 
 @contextmanager
@@ -230,7 +218,7 @@ def _fresh(
 
     def on_a_daemon(way: str) -> Callable[[], float]:
         def one() -> float:
-            gunzips = _gunzips_in_path() if way in with_gunzips else nullcontext()
+            gunzips = gunzips_in_path() if way in with_gunzips else nullcontext()
             with gunzips, Containerd() as containerd:
                 env = {"CONTAINERD_ADDRESS": containerd.address, "CONTAINERD_NAMESPACE": "bench"}
                 used[way].append(ways[way](env))

@@ -215,12 +215,16 @@ def _make_debian(target: Path) -> None:
     subprocess.run(["rm", "-rf", str(root)], check=True)
 
 
-def debootstrap(root: Path, *packages: str) -> None:
-    """Make Debian's minimal system, and packages, in a folder of its own."""
+def debootstrap(root: Path, *packages: str, foreign: bool = False) -> None:
+    """Make Debian's minimal system, and packages, in a folder of its own.
+
+    Foreign, nothing of it is run: what is not required lies in ``var/cache/apt/archives``.
+    """
     subprocess.run(["rm", "-rf", str(root)], check=True)
     program = Path(tool("debootstrap"))
     env = {**tool_env(), "DEBOOTSTRAP_DIR": str(program.parent.parent / "share/debootstrap")}
     more = [f"--include={','.join(packages)}"] if packages else []
+    more += ["--foreign"] if foreign else []
     subprocess.run(
         [program, "--variant=minbase", *more, "bookworm", root, _mirror()],
         check=True, env=env, stdout=subprocess.DEVNULL,
