@@ -32,9 +32,12 @@ The column after a median says how far runs lie apart. With 8 runs or more it is
 them, from the first quartile to the third; with fewer, the lowest and the highest. A difference
 that is smaller says nothing.
 
-Times are those of this machine; on another one they differ, and the ratios much less. The disk of a
-virtual machine is shared with others: what writes much may take twice as long for a while, and more
-runs are the only remedy.
+Times are those of this machine; on another one they differ, and the ratios less. Processors and
+disk of a virtual machine are shared with others: what writes much may take twice as long for a
+while, and more runs are the only remedy. One machine, measured twice, where the second time Python
+took 1.4 times as long to start and the daemon half as long for the bare calls, gave: preparing
+against the bare calls 1.1, then 1.2 to 1.3; pulling against ctr 0.98 to 1.05, then 0.93 to 1.11; a
+process against umoci 9, then 11.
 """
 
 _AGAIN: Final = """\
