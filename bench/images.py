@@ -77,7 +77,7 @@ def _make() -> None:
 
 
 def _unpack(root: Path, package: Path) -> None:
-    """Put a package's files there; it is not configured, which would take longer than all else."""
+    """Put a package's files there; it is not configured, because nothing of it is run."""
     subprocess.run(["dpkg-deb", "-x", package, root], check=True)
 
 

@@ -21,14 +21,12 @@ async def fill_the_disk(
     requests: AsyncIterator[pb.WriteContentRequest],
     context: grpc.aio.ServicerContext[pb.WriteContentRequest, pb.WriteContentResponse],
 ) -> AsyncIterator[pb.WriteContentResponse]:
-    """Take two messages, and have no room for a third."""
-    room = 3 * MESSAGE
-    async for request in requests:
-        room -= MESSAGE
+    """Answer the first question and two messages, and have no room for what comes then."""
+    for _ in range(3):
+        request = await anext(requests)
         offset = request.offset + len(request.data)
         yield pb.WriteContentResponse(action=request.action, offset=offset)
-        if not room:
-            await context.abort(grpc.StatusCode.UNKNOWN, "write x: no space left on device")
+    await context.abort(grpc.StatusCode.UNKNOWN, "write x: no space left on device")
 
 
 async def write_messages(writer: ContentWriter, data: bytes) -> None:
@@ -52,11 +50,13 @@ async def test_its_reason_is_told_although_messages_and_answers_are_under_way(
     )
     address = f"{tmp_path}/s"
     server.add_insecure_port(f"unix:{address}")
-    await server.start()
     data = bytes(5 * MESSAGE)
     layer = Descriptor.of(MediaType.OCI_LAYER, data)
-    async with cdimage.connect(address, "x") as client, client.content.writer(layer) as writer:
-        assert writer is not None
-        with pytest.raises(cdimage.UnavailableError, match="its disk is full; free some space"):
-            await write_messages(writer, data)
-    await server.stop(None)
+    await server.start()
+    try:
+        async with cdimage.connect(address, "x") as client, client.content.writer(layer) as writer:
+            assert writer is not None
+            with pytest.raises(cdimage.UnavailableError, match="its disk is full; free some"):
+                await write_messages(writer, data)
+    finally:
+        await server.stop(None)

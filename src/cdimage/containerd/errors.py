@@ -57,7 +57,7 @@ _ERRORS: Final[dict[grpc.StatusCode, type[CdimageError]]] = {
 
 
 NOT_SENT: Final = "Internal error from Core"
-"""What gRPC says of a stream whose other side takes no more (grpcio v1.71, aio/_call.py)."""
+"""What gRPC says of a stream whose other side takes no more (grpcio v1.85, aio/_call.py)."""
 _BROKE: Final = (
     "containerd could not {action}: the connection to {address} broke; see whether it runs, "
     "and try again"

@@ -211,9 +211,9 @@ async def answer(call: WriteCall) -> pb.WriteContentResponse:
 async def _why(call: WriteCall) -> grpc.aio.AioRpcError:
     """The daemon's reason to end a stream.
 
-    If a message cannot be sent, gRPC gives the stream a status of its own. The daemon's, which
-    comes behind the answers that were not read, replaces it (grpcio v1.71,
-    _cython/_cygrpc/aio/call.pyx.pxi).
+    If a message cannot be sent, gRPC gives the stream a status of its own, and read() refuses to
+    go on (grpcio v1.85, aio/_call.py). The daemon's comes behind the answers that were not read,
+    and replaces it; one that came before is lost.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(_STATUS_SECONDS):
